@@ -10,8 +10,7 @@ AdamW::AdamW(std::vector<NamedTensor> parameters, AdamWOptions options)
     : parameters_(std::move(parameters)), options_(options) {
   for (const NamedTensor& p : parameters_) {
     const auto like = p.tensor.detach();
-    moments_.push_back({at::zeros_like(like), at::zeros_like(like),
-                        at::zeros({}, like.options().dtype(at::kFloat))});
+    moments_.push_back({at::zeros_like(like), at::zeros_like(like), at::zeros({}, like.options().dtype(at::kFloat))});
   }
 }
 

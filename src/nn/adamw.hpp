@@ -10,13 +10,13 @@
 namespace divergen::nn {
 
 struct AdamWOptions {
-  double beta1 = 0.9;            // torch.optim.AdamW's defaults
+  double beta1 = 0.9;  // torch.optim.AdamW's defaults
   double beta2 = 0.999;
   double eps = 1e-8;
-  double weight_decay = 1e-4;    // reference/detector.md §9: on every parameter, norms and biases too
+  double weight_decay = 1e-4;        // reference/detector.md §9: on every parameter, norms and biases too
   std::optional<double> clip_value;  // each gradient element is clamped to [-clip_value, clip_value] before the step
   std::optional<double> clip_norm;   // the joint 2-norm of all gradients is scaled down to this
-  bool fused = true;             // ATen's fused kernel; false: the plain twin, bit-equal to PyTorch's single-tensor path
+  bool fused = true;  // ATen's fused kernel; false: the plain twin, bit-equal to PyTorch's single-tensor path
 };
 
 /// Owns the moments of the parameters given at construction; parameters without a gradient are skipped entirely (no

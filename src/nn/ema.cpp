@@ -10,7 +10,7 @@ Ema::Ema(const Module& module, double decay) : tensors_(module.named_tensors()),
   for (NamedTensor& entry : tensors_) entry.tensor = entry.tensor.detach().clone();
 }
 
-void Ema::update(const Module& module) {
+void Ema::update(const Module& module, double decay) {
   at::NoGradGuard no_grad;
   const auto now = module.named_tensors();
   DIVERGEN_CHECK(now.size() == tensors_.size());
@@ -24,8 +24,8 @@ void Ema::update(const Module& module) {
     }
   }
   if (averages.empty()) return;
-  at::_foreach_mul_(averages, decay_);
-  at::_foreach_add_(averages, values, 1.0 - decay_);
+  at::_foreach_mul_(averages, decay);
+  at::_foreach_add_(averages, values, 1.0 - decay);
 }
 
 void Ema::swap_with(Module& module) {

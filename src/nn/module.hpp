@@ -17,7 +17,8 @@
 
 namespace divergen::nn {
 
-/// Where and as what type new modules of this thread create their tensors, until the object goes. Default: CPU, float32.
+/// Where and as what type new modules of this thread create their tensors, until the object goes. Default: CPU,
+/// float32.
 class NewTensors {
  public:
   explicit NewTensors(const at::TensorOptions& options);

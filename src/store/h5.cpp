@@ -1,0 +1,22 @@
+#include "store/h5.hpp"
+
+namespace divergen::store::h5 {
+namespace {
+
+herr_t keep_last(unsigned, const H5E_error2_t* error, void* out) {
+  if (error->desc != nullptr) *static_cast<std::string*>(out) = error->desc;
+  return 0;
+}
+
+}  // namespace
+
+void quiet() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+
+std::string take_error() {
+  std::string message;
+  H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, &keep_last, &message);
+  H5Eclear2(H5E_DEFAULT);
+  return message.empty() ? "HDF5 gave no reason" : "HDF5: " + message;
+}
+
+}  // namespace divergen::store::h5

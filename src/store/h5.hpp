@@ -1,0 +1,45 @@
+#pragma once
+// RAII over the HDF5 C interface: each call is checked, and a failure becomes a typed error with HDF5's own words.
+// Included only by .cpp files of src/store.
+
+#include <hdf5.h>
+
+#include <string>
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/fs.hpp"
+
+namespace divergen::store::h5 {
+
+/// The innermost message of HDF5's error stack, and clears it.
+std::string take_error();
+
+/// Silences HDF5's printing to stderr for this thread; errors are fetched by take_error().
+void quiet();
+
+/// An owned identifier. close() checks; the destructor only cleans up after an error.
+class Handle {
+ public:
+  using Closer = herr_t (*)(hid_t);
+  Handle() = default;
+  Handle(hid_t id, Closer closer) : id_(id), closer_(closer) {}
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), closer_(other.closer_) {}
+  Handle& operator=(Handle&& other) noexcept {
+    std::swap(id_, other.id_);
+    std::swap(closer_, other.closer_);
+    return *this;
+  }
+  ~Handle() {
+    if (id_ >= 0) closer_(id_);
+  }
+  hid_t get() const { return id_; }
+  /// Returns whether HDF5 reported success.
+  bool close() { return id_ < 0 || closer_(std::exchange(id_, -1)) >= 0; }
+
+ private:
+  hid_t id_ = -1;
+  Closer closer_ = nullptr;
+};
+
+}  // namespace divergen::store::h5

@@ -1,0 +1,360 @@
+// Table <-> HDF5 file.
+
+#include <cstring>
+
+#include "base/hash.hpp"
+#include "store/h5.hpp"
+#include "store/table.hpp"
+
+namespace divergen::store {
+namespace {
+
+constexpr hsize_t kChunkBytes = 1 << 20;  // one checksum covers this much; small enough to read single rows cheaply
+constexpr const char* kHeapOffset = "heap_offset";
+constexpr const char* kHeapLength = "heap_length";
+constexpr const char* kRowHash = "row_hash";
+
+template <class T>
+hid_t type_of();
+template <>
+hid_t type_of<std::int32_t>() {
+  return H5T_NATIVE_INT32;
+}
+template <>
+hid_t type_of<std::int64_t>() {
+  return H5T_NATIVE_INT64;
+}
+template <>
+hid_t type_of<std::uint8_t>() {
+  return H5T_NATIVE_UINT8;
+}
+template <>
+hid_t type_of<std::uint32_t>() {
+  return H5T_NATIVE_UINT32;
+}
+template <>
+hid_t type_of<std::uint64_t>() {
+  return H5T_NATIVE_UINT64;
+}
+template <>
+hid_t type_of<float>() {
+  return H5T_NATIVE_FLOAT;
+}
+template <>
+hid_t type_of<double>() {
+  return H5T_NATIVE_DOUBLE;
+}
+
+[[noreturn]] void damaged(const Path& path, const std::string& object, const std::string& why) {
+  fail(ErrorKind::Data, {"a table file is damaged", object.empty() ? path.string() : cat(path.string(), " ", object),
+                         why, "run `divergen repair` on its run, which makes exactly the missing rows again"});
+}
+
+// ---- writing -------------------------------------------------------------------------------------------------------
+
+class Writer {
+ public:
+  explicit Writer(const Path& path) : path_(path) {
+    h5::quiet();
+    h5::Handle access(H5Pcreate(H5P_FILE_ACCESS), &H5Pclose);
+    // Locks fail on many cluster file systems, and no file is ever shared while it is written.
+    H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_LATEST);
+    h5::Handle create(H5Pcreate(H5P_FILE_CREATE), &H5Pclose);
+    H5Pset_obj_track_times(create.get(), 0);
+    file_ = take(H5Fcreate(path.c_str(), H5F_ACC_EXCL, create.get(), access.get()), &H5Fclose, "create");
+  }
+
+  void attribute(const std::string& name, const std::string& text) {
+    h5::Handle type = take(H5Tcopy(H5T_C_S1), &H5Tclose, name);
+    check(H5Tset_size(type.get(), text.size() + 1), name);
+    check(H5Tset_cset(type.get(), H5T_CSET_UTF8), name);
+    h5::Handle space = take(H5Screate(H5S_SCALAR), &H5Sclose, name);
+    h5::Handle id =
+        take(H5Acreate2(file_.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), &H5Aclose, name);
+    check(H5Awrite(id.get(), type.get(), text.c_str()), name);
+  }
+
+  void group(const char* name) {
+    h5::Handle id = take(H5Gcreate2(file_.get(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), &H5Gclose, name);
+  }
+
+  template <class T>
+  void dataset(const std::string& name, const T* values, std::size_t count) {
+    const hsize_t size = count;
+    h5::Handle space = take(H5Screate_simple(1, &size, nullptr), &H5Sclose, name);
+    h5::Handle create = take(H5Pcreate(H5P_DATASET_CREATE), &H5Pclose, name);
+    H5Pset_obj_track_times(create.get(), 0);
+    if (count > 0) {
+      const hsize_t chunk = std::min<hsize_t>(size, kChunkBytes / sizeof(T));
+      check(H5Pset_chunk(create.get(), 1, &chunk), name);
+      check(H5Pset_fletcher32(create.get()), name);
+    }
+    h5::Handle id =
+        take(H5Dcreate2(file_.get(), name.c_str(), type_of<T>(), space.get(), H5P_DEFAULT, create.get(), H5P_DEFAULT),
+             &H5Dclose, name);
+    if (count > 0) check(H5Dwrite(id.get(), type_of<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), name);
+    if (!id.close()) failed(name);
+  }
+
+  void close() {
+    check(H5Fflush(file_.get(), H5F_SCOPE_GLOBAL), "flush");
+    if (!file_.close()) failed("close");
+  }
+
+ private:
+  h5::Handle take(hid_t id, h5::Handle::Closer closer, const std::string& object) {
+    if (id < 0) failed(object);
+    return {id, closer};
+  }
+  void check(herr_t status, const std::string& object) {
+    if (status < 0) failed(object);
+  }
+  [[noreturn]] void failed(const std::string& object) {
+    const std::string why = h5::take_error();
+    std::error_code ignored;
+    const auto space = std::filesystem::space(path_.parent_path().empty() ? "." : path_.parent_path(), ignored);
+    const bool full = !ignored && space.available < (1u << 20);
+    fail(full ? ErrorKind::NoSpace : ErrorKind::Io,
+         {"cannot write a table file", cat(path_.string(), " [", object, "]"),
+          full ? "no space is left on the device" : why,
+          full ? "free some space, then run the same command again: it continues"
+               : "check the disk, then run the same command again: it continues"});
+  }
+
+  Path path_;
+  h5::Handle file_;
+};
+
+// ---- reading -------------------------------------------------------------------------------------------------------
+
+class Reader {
+ public:
+  explicit Reader(const Path& path) : path_(path) {
+    h5::quiet();
+    if (!std::filesystem::exists(path))
+      fail(ErrorKind::Io,
+           {"cannot open a table file", path.string(), "it does not exist", "run the stage that makes it"});
+    file_ = take(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), &H5Fclose, "");
+  }
+
+  std::map<std::string, std::string> attributes() {
+    std::map<std::string, std::string> out;
+    H5O_info_t info;
+    if (H5Oget_info_by_name2(file_.get(), "/", &info, H5O_INFO_NUM_ATTRS, H5P_DEFAULT) < 0)
+      damaged(path_, "/", h5::take_error());
+    for (hsize_t i = 0; i < info.num_attrs; ++i) {
+      h5::Handle id = take(H5Aopen_by_idx(file_.get(), ".", H5_INDEX_NAME, H5_ITER_INC, i, H5P_DEFAULT, H5P_DEFAULT),
+                           &H5Aclose, "attribute");
+      char name[256];
+      if (H5Aget_name(id.get(), sizeof name, name) < 0) damaged(path_, "attribute", h5::take_error());
+      h5::Handle type = take(H5Aget_type(id.get()), &H5Tclose, name);
+      if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0)
+        damaged(path_, name, "not a text");
+      const std::size_t size = H5Tget_size(type.get());
+      if (size > (1u << 24)) damaged(path_, name, "a text of more than 16 MB");
+      std::string text(size, '\0');
+      if (H5Aread(id.get(), type.get(), text.data()) < 0) damaged(path_, name, h5::take_error());
+      text.resize(std::strlen(text.c_str()));
+      out[name] = text;
+    }
+    return out;
+  }
+
+  std::vector<std::string> names(const char* group) {
+    std::vector<std::string> out;
+    h5::Handle id = take(H5Gopen2(file_.get(), group, H5P_DEFAULT), &H5Gclose, group);
+    H5G_info_t info;
+    if (H5Gget_info(id.get(), &info) < 0) damaged(path_, group, h5::take_error());
+    for (hsize_t i = 0; i < info.nlinks; ++i) {
+      char name[256];
+      if (H5Lget_name_by_idx(id.get(), ".", H5_INDEX_NAME, H5_ITER_INC, i, name, sizeof name, H5P_DEFAULT) < 0)
+        damaged(path_, group, h5::take_error());
+      out.emplace_back(name);
+    }
+    return out;
+  }
+
+  template <class T>
+  std::vector<T> dataset(const std::string& name) {
+    h5::Handle id = take(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT), &H5Dclose, name);
+    h5::Handle type = take(H5Dget_type(id.get()), &H5Tclose, name);
+    if (H5Tequal(type.get(), type_of<T>()) <= 0) damaged(path_, name, "another type than its format says");
+    std::vector<T> values(static_cast<std::size_t>(size(id.get(), name)));
+    if (!values.empty() && H5Dread(id.get(), type_of<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)
+      damaged(path_, name, h5::take_error());
+    return values;
+  }
+
+  ColumnValues column(const std::string& name) {
+    h5::Handle id = take(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT), &H5Dclose, name);
+    h5::Handle type = take(H5Dget_type(id.get()), &H5Tclose, name);
+    const auto is = [&](hid_t other) { return H5Tequal(type.get(), other) > 0; };
+    if (is(H5T_NATIVE_INT32)) return dataset<std::int32_t>(name);
+    if (is(H5T_NATIVE_INT64)) return dataset<std::int64_t>(name);
+    if (is(H5T_NATIVE_UINT8)) return dataset<std::uint8_t>(name);
+    if (is(H5T_NATIVE_UINT32)) return dataset<std::uint32_t>(name);
+    if (is(H5T_NATIVE_UINT64)) return dataset<std::uint64_t>(name);
+    if (is(H5T_NATIVE_FLOAT)) return dataset<float>(name);
+    if (is(H5T_NATIVE_DOUBLE)) return dataset<double>(name);
+    damaged(path_, name, "a type that tables do not have");
+  }
+
+  bool has(const char* name) { return H5Lexists(file_.get(), name, H5P_DEFAULT) > 0; }
+
+ private:
+  hsize_t size(hid_t id, const std::string& name) {
+    h5::Handle space = take(H5Dget_space(id), &H5Sclose, name);
+    hsize_t count = 0;
+    if (H5Sget_simple_extent_ndims(space.get()) != 1 || H5Sget_simple_extent_dims(space.get(), &count, nullptr) < 0)
+      damaged(path_, name, "not one-dimensional");
+    std::error_code ignored;
+    // Checksummed chunks are stored uncompressed: more values than bytes in the file is a lie in the header.
+    if (count > std::filesystem::file_size(path_, ignored))
+      damaged(path_, name, "claims more values than the file has bytes");
+    return count;
+  }
+  h5::Handle take(hid_t id, h5::Handle::Closer closer, const std::string& object) {
+    if (id < 0) damaged(path_, object, h5::take_error());
+    return {id, closer};
+  }
+
+  Path path_;
+  h5::Handle file_;
+};
+
+std::string pop(std::map<std::string, std::string>& attributes, const char* name, const Path& path) {
+  const auto found = attributes.find(name);
+  if (found == attributes.end()) damaged(path, cat("attribute '", name, "'"), "it is missing");
+  std::string value = found->second;
+  attributes.erase(found);
+  return value;
+}
+
+std::uint64_t number(const std::string& text, int base, const char* name, const Path& path) {
+  try {
+    return std::stoull(text, nullptr, base);
+  } catch (const std::exception&) {
+    damaged(path, cat("attribute '", name, "'"), cat("'", text, "' is not a number"));
+  }
+}
+
+TableHead take_head(std::map<std::string, std::string>& attributes, const Path& path) {
+  TableHead head;
+  head.format = pop(attributes, "format", path);
+  head.version = static_cast<int>(number(pop(attributes, "version", path), 10, "version", path));
+  head.rows = number(pop(attributes, "rows", path), 10, "rows", path);
+  head.table_hash = number(pop(attributes, "table_hash", path), 16, "table_hash", path);
+  return head;
+}
+
+void write_file(const Table& table, const Path& part) {
+  Writer writer(part);
+  writer.attribute("format", table.format());
+  writer.attribute("version", std::to_string(table.version()));
+  writer.attribute("rows", std::to_string(table.rows()));
+  writer.attribute("table_hash", to_hex(table.table_hash()));
+  for (const auto& [name, text] : table.attributes) writer.attribute(name, text);
+  writer.group("columns");
+  for (const Column& column : table.columns())
+    std::visit([&](const auto& v) { writer.dataset("columns/" + column.name, v.data(), v.size()); }, column.values);
+  std::vector<std::uint64_t> hashes, offsets, lengths;
+  std::string heap;
+  for (std::size_t i = 0; i < table.rows(); ++i) {
+    hashes.push_back(table.row_hash(i));
+    if (!table.has_heap()) continue;
+    offsets.push_back(heap.size());
+    lengths.push_back(table.heap(i).size());
+    heap += table.heap(i);
+  }
+  writer.dataset(cat("columns/", kRowHash), hashes.data(), hashes.size());
+  if (table.has_heap()) {
+    writer.dataset(cat("columns/", kHeapOffset), offsets.data(), offsets.size());
+    writer.dataset(cat("columns/", kHeapLength), lengths.data(), lengths.size());
+    writer.dataset("heap", reinterpret_cast<const std::uint8_t*>(heap.data()), heap.size());
+  }
+  writer.group("documents");
+  for (const auto& [name, text] : table.documents)
+    writer.dataset("documents/" + name, reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
+  writer.close();
+}
+
+}  // namespace
+
+void write_table(const Table& table, const Path& path) {
+  const Path part = part_name(path);
+  try {
+    write_file(table, part);
+    // HDF5's close code is not believed (measured: it reports success on a full disk): read everything back.
+    if (const auto problem = verify_table(part))
+      fail(ErrorKind::Io, {"a table file did not survive its writing", path.string(), *problem,
+                           "check the disk and its free space, then run the same command again: it continues"});
+    commit_file(part, path);
+  } catch (...) {
+    remove_quietly(part);
+    throw;
+  }
+}
+
+Table read_table(const Path& path) {
+  Reader reader(path);
+  auto attributes = reader.attributes();
+  const TableHead head = take_head(attributes, path);
+  Table table(head.format, head.version);
+  table.attributes = std::move(attributes);
+  std::vector<std::uint64_t> hashes;
+  for (const std::string& name : reader.names("columns")) {
+    if (name == kHeapOffset || name == kHeapLength) continue;
+    ColumnValues values = reader.column("columns/" + name);
+    const std::size_t length = std::visit([](const auto& v) { return v.size(); }, values);
+    if (length != head.rows) damaged(path, "columns/" + name, cat("has ", length, " rows, not ", head.rows));
+    if (name == kRowHash) {
+      hashes = std::get<std::vector<std::uint64_t>>(values);
+      continue;
+    }
+    table.columns_.push_back({name, std::move(values)});  // names come sorted, as add_column keeps them
+  }
+  table.rows_ = head.rows;
+  if (reader.has("heap")) {
+    const auto bytes = reader.dataset<std::uint8_t>("heap");
+    table.has_heap_ = true;
+    table.heap_.assign(bytes.begin(), bytes.end());
+    table.offsets_ = reader.dataset<std::uint64_t>(cat("columns/", kHeapOffset));
+    table.lengths_ = reader.dataset<std::uint64_t>(cat("columns/", kHeapLength));
+    if (table.offsets_.size() != head.rows || table.lengths_.size() != head.rows)
+      damaged(path, "heap", "its index has another length");
+    for (std::size_t i = 0; i < head.rows; ++i)
+      if (table.offsets_[i] > table.heap_.size() || table.lengths_[i] > table.heap_.size() - table.offsets_[i])
+        damaged(path, cat("row ", i), "its bytes lie outside the heap");
+  }
+  for (const std::string& name : reader.names("documents")) {
+    const auto bytes = reader.dataset<std::uint8_t>("documents/" + name);
+    table.documents[name].assign(bytes.begin(), bytes.end());
+  }
+  if (hashes.size() != head.rows) damaged(path, cat("columns/", kRowHash), "it is missing");
+  for (std::size_t i = 0; i < head.rows; ++i)
+    if (table.row_hash(i) != hashes[i])
+      damaged(path, cat("row ", i), "its contents do not have the hash that was recorded for them");
+  if (table.table_hash() != head.table_hash)
+    damaged(path, "", "its contents do not have the hash that was recorded for the table");
+  return table;
+}
+
+std::optional<std::string> verify_table(const Path& path) {
+  try {
+    read_table(path);
+    return std::nullopt;
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::Data && error.kind() != ErrorKind::Io) throw;
+    return cat(error.text().object, ": ", error.text().why);
+  }
+}
+
+TableHead read_table_head(const Path& path) {
+  Reader reader(path);
+  auto attributes = reader.attributes();
+  TableHead head = take_head(attributes, path);
+  head.attributes = std::move(attributes);
+  return head;
+}
+
+}  // namespace divergen::store
