@@ -1,0 +1,185 @@
+#include "stages/plan/plan.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/hash.hpp"
+#include "base/rng.hpp"
+#include "store/table.hpp"
+
+namespace divergen::stages {
+namespace {
+
+constexpr const char* kFormat = "divergen-plan";
+constexpr int kVersion = 1;
+
+std::uint64_t item_hash(std::uint64_t seed, std::string_view generator, std::int32_t category, std::string_view prompt,
+                        std::int32_t sample) {
+  std::uint64_t h = hash64(generator, seed);
+  h = hash64(prompt, h);
+  return derive_seed(h, "item", {static_cast<std::uint64_t>(category), static_cast<std::uint64_t>(sample)});
+}
+
+void check_input(const PlanInput& input) {
+  const auto wrong = [](std::string what, std::string object, std::string remedy) {
+    fail(ErrorKind::Config, {"nothing can be planned", std::move(object), std::move(what), std::move(remedy)});
+  };
+  if (input.categories.empty())
+    wrong("there is no category", "plan.categories", "name a category file that is not empty");
+  if (input.generators.empty())
+    wrong("there is no generator", "plan.generators", "name at least one [generators.<name>]");
+  std::set<std::string> names;
+  for (const auto& generator : input.generators) {
+    if (!names.insert(generator.name).second)
+      wrong("two generators share a name", generator.name, "rename one of them");
+    if (generator.samples_per_prompt < 1) wrong("samples_per_prompt is below 1", generator.name, "ask for at least 1");
+  }
+  if (input.shard_items < 1) wrong("plan.shard_items is below 1", std::to_string(input.shard_items), "use 64 or so");
+  std::set<std::int32_t> ids;
+  for (const auto& category : input.categories) {
+    if (!ids.insert(category.id).second)
+      wrong("two categories share an id", std::to_string(category.id), "mend the category file");
+    if (category.prompts.empty())
+      wrong("a category has no prompt", cat(category.name, " (id ", category.id, ")"),
+            "add a prompt file for it, or use the template");
+  }
+}
+
+}  // namespace
+
+void Plan::cut_shards() {
+  ranges_.clear();
+  const auto step = static_cast<std::size_t>(shard_items);
+  for (std::size_t first = 0; first < size();) {
+    std::size_t last = first;
+    while (last < size() && last - first < step && generator[last] == generator[first]) ++last;
+    ranges_.push_back({first, last});
+    first = last;
+  }
+}
+
+std::size_t Plan::shards() const { return ranges_.size(); }
+
+Plan::Range Plan::shard(std::size_t index) const {
+  DIVERGEN_CHECK(index < ranges_.size(), index, " of ", ranges_.size());
+  return ranges_[index];
+}
+
+std::uint64_t Plan::hash() const {
+  std::uint64_t h = hash64(cat(kFormat, kVersion, ":", shard_items));
+  for (const std::uint64_t id : item_id) h = hash64({reinterpret_cast<const char*>(&id), sizeof id}, h);
+  for (const auto& name : generators) h = hash64(name, h);
+  for (const auto& category : categories) h = hash64(category.name, h + static_cast<std::uint64_t>(category.id));
+  return h;
+}
+
+Plan make_plan(const PlanInput& input) {
+  check_input(input);
+  Plan plan;
+  plan.shard_items = input.shard_items;
+  std::unordered_map<std::string, std::int32_t> known;
+  std::vector<std::vector<std::int32_t>> prompt_of(input.categories.size());
+  for (std::size_t c = 0; c < input.categories.size(); ++c) {
+    PlanCategory category = input.categories[c];
+    for (const std::string& text : category.prompts) {
+      const auto [entry, is_new] = known.emplace(text, static_cast<std::int32_t>(plan.prompts.size()));
+      if (is_new) plan.prompts.push_back(text);
+      prompt_of[c].push_back(entry->second);
+    }
+    category.prompts.clear();
+    plan.categories.push_back(std::move(category));
+  }
+  std::unordered_set<std::uint64_t> ids;
+  for (std::size_t g = 0; g < input.generators.size(); ++g) {
+    const PlanGenerator& generator = input.generators[g];
+    plan.generators.push_back(generator.name);
+    for (std::size_t c = 0; c < plan.categories.size(); ++c)
+      for (const std::int32_t prompt : prompt_of[c])
+        for (std::int32_t sample = 0; sample < generator.samples_per_prompt; ++sample) {
+          const auto& text = plan.prompts[static_cast<std::size_t>(prompt)];
+          const std::uint64_t id = item_hash(input.seed, generator.name, plan.categories[c].id, text, sample);
+          if (!ids.insert(id).second)  // the same prompt twice in one category, or (never seen) a hash collision
+            fail(ErrorKind::Config, {"two items of the plan are the same", cat(plan.categories[c].name, ": ", text),
+                                     "a prompt stands twice in one category", "remove the duplicate"});
+          plan.item_id.push_back(id);
+          plan.seed.push_back(derive_seed(id, "noise"));
+          plan.generator.push_back(static_cast<std::int32_t>(g));
+          plan.category.push_back(static_cast<std::int32_t>(c));
+          plan.prompt.push_back(prompt);
+          plan.sample.push_back(sample);
+        }
+  }
+  plan.cut_shards();
+  return plan;
+}
+
+void write_plan(const Plan& plan, const Path& file) {
+  store::Table table(kFormat, kVersion);
+  table.add("item_id", plan.item_id);
+  table.add("seed", plan.seed);
+  table.add("generator", plan.generator);
+  table.add("category", plan.category);
+  table.add("prompt", plan.prompt);
+  table.add("sample", plan.sample);
+  nlohmann::json categories = nlohmann::json::array();
+  for (const auto& c : plan.categories)
+    categories.push_back({{"id", c.id}, {"name", c.name}, {"frequency", c.frequency}, {"is_extra", c.is_extra}});
+  table.documents["categories"] = categories.dump();
+  table.documents["prompts"] = nlohmann::json(plan.prompts).dump();
+  table.documents["generators"] = nlohmann::json(plan.generators).dump();
+  table.attributes["shard_items"] = std::to_string(plan.shard_items);
+  store::write_table(table, file);
+}
+
+Plan read_plan(const Path& file) {
+  const store::Table table = store::read_table(file);
+  if (table.format() != kFormat || table.version() != kVersion)
+    fail(ErrorKind::Data,
+         {"not a plan that this version reads", file.string(),
+          cat("it is '", table.format(), "' version ", table.version()), "plan again in a new run folder"});
+  Plan plan;
+  plan.item_id = table.get<std::uint64_t>("item_id");
+  plan.seed = table.get<std::uint64_t>("seed");
+  plan.generator = table.get<std::int32_t>("generator");
+  plan.category = table.get<std::int32_t>("category");
+  plan.prompt = table.get<std::int32_t>("prompt");
+  plan.sample = table.get<std::int32_t>("sample");
+  for (const auto& c : nlohmann::json::parse(table.documents.at("categories")))
+    plan.categories.push_back({c.at("id"), c.at("name"), c.at("frequency"), c.at("is_extra"), {}});
+  plan.prompts = nlohmann::json::parse(table.documents.at("prompts")).get<std::vector<std::string>>();
+  plan.generators = nlohmann::json::parse(table.documents.at("generators")).get<std::vector<std::string>>();
+  plan.shard_items = std::stoi(table.attributes.at("shard_items"));
+  plan.cut_shards();
+  return plan;
+}
+
+std::string template_prompt(std::string_view name, std::string_view definition) {
+  std::string spaced(name);
+  std::replace(spaced.begin(), spaced.end(), '_', ' ');
+  return cat("a photo of a single ", spaced, ", ", definition, ", in a white background");
+}
+
+std::vector<std::string> read_prompts(const Path& folder, std::int32_t category_id) {
+  const Path file = folder / cat(category_id, ".txt");
+  std::vector<std::string> prompts;
+  if (!std::filesystem::exists(file)) return prompts;
+  const std::string text = read_file(file);
+  std::set<std::string> seen;
+  for (std::size_t at = 0; at < text.size();) {
+    std::size_t end = text.find('\n', at);
+    if (end == std::string::npos) end = text.size();
+    std::string line = text.substr(at, end - at);
+    while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
+    if (!line.empty() && seen.insert(line).second) prompts.push_back(std::move(line));
+    at = end + 1;
+  }
+  return prompts;
+}
+
+}  // namespace divergen::stages

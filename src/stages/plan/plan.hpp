@@ -1,0 +1,84 @@
+#pragma once
+// What is to be made: every (generator, category, prompt, sample) as one item with its own seed, frozen before work
+// starts.
+//
+// The plan is a pure function of its input. An item's id and seed come from the run's seed, the generator's name, the
+// category, the prompt's text and the sample index; never from a rank, a position or another item, so that adding
+// categories or prompts leaves the existing items as they are.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fs.hpp"
+
+namespace divergen::stages {
+
+struct PlanCategory {
+  std::int32_t id = 0;    // as in the data set's JSON (LVIS: 1-based)
+  std::string name;       // raw, underscored
+  std::string frequency;  // "r", "c", "f"
+  bool is_extra = false;  // outside the evaluated set
+  std::vector<std::string> prompts;
+};
+
+struct PlanGenerator {
+  std::string name;
+  std::int32_t samples_per_prompt = 1;
+};
+
+struct PlanInput {
+  std::uint64_t seed = 0;
+  std::vector<PlanCategory> categories;
+  std::vector<PlanGenerator> generators;
+  std::int32_t shard_items = 64;  // items of a shard: the unit of claiming, committing and losing
+};
+
+/// Columns of equal length, one entry an item. Ordered by generator, then category, prompt, sample.
+struct Plan {
+  std::vector<std::uint64_t> item_id;
+  std::vector<std::uint64_t> seed;
+  std::vector<std::int32_t> generator;  // index into `generators`
+  std::vector<std::int32_t> category;   // index into `categories`
+  std::vector<std::int32_t> prompt;     // index into `prompts`
+  std::vector<std::int32_t> sample;
+
+  std::vector<std::string> prompts;      // distinct texts in order of first use
+  std::vector<PlanCategory> categories;  // without their prompts
+  std::vector<std::string> generators;
+  std::int32_t shard_items = 64;
+
+  std::size_t size() const { return item_id.size(); }
+  std::size_t shards() const;
+  /// Rows [first, last) of a shard. A shard never spans two generators.
+  struct Range {
+    std::size_t first = 0, last = 0;
+  };
+  Range shard(std::size_t index) const;
+  /// Hash of everything above: results made for another plan are refused.
+  std::uint64_t hash() const;
+
+ private:
+  friend Plan make_plan(const PlanInput&);
+  friend Plan read_plan(const Path&);
+  void cut_shards();
+  std::vector<Range> ranges_;
+};
+
+/// Throws Error(Config) when there is nothing to make, a category has no prompt, or two generators share a name.
+Plan make_plan(const PlanInput& input);
+
+void write_plan(const Plan& plan, const Path& file);
+/// Throws Error(Data) when the file is damaged.
+Plan read_plan(const Path& file);
+
+/// DiverGen's manual template (reference/semantics.md §2): "a photo of a single {name}, {def}, in a white background",
+/// underscores of the name as spaces.
+std::string template_prompt(std::string_view name, std::string_view definition);
+
+/// Prompts of a category from a folder of "<id>.txt" files, one a line; empty lines are skipped, and duplicates too
+/// (the published files hold 342). Empty when there is no file.
+std::vector<std::string> read_prompts(const Path& folder, std::int32_t category_id);
+
+}  // namespace divergen::stages
