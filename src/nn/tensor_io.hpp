@@ -1,0 +1,45 @@
+#pragma once
+// Between weight files (bytes and shapes) and tensors and modules.
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/fs.hpp"
+#include "nn/module.hpp"
+#include "weights/safetensors.hpp"
+
+namespace divergen::nn {
+
+using TensorMap = std::map<std::string, at::Tensor>;
+
+at::ScalarType to_scalar_type(weights::DType type);
+/// Throws Error(Data) for types that safetensors has no name for.
+weights::DType to_dtype(at::ScalarType type);
+
+/// All tensors of a safetensors file, in memory of their own.
+TensorMap load_tensors(const Path& path);
+void save_tensors(const Path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                  const std::map<std::string, std::string>& metadata = {});
+
+struct LoadOptions {
+  std::function<std::string(const std::string&)> rename;  // file's name -> module's name; "" leaves a key out
+  std::function<bool(const std::string&)> may_miss;       // module's names that need not be in the file
+  std::function<bool(const std::string&)> may_surplus;    // file's names (renamed) that the module need not have
+};
+
+/// Fills `module` from a map of tensors, converting to the module's types. Every name and shape is checked before a
+/// value is copied. Throws Error(Data) that lists missing, surplus and mis-shaped names; `source` names the file in it.
+void load_module(Module& module, const TensorMap& tensors, const std::string& source, const LoadOptions& options = {});
+/// The same from a safetensors file; checks names and shapes before reading values.
+void load_module(Module& module, const Path& file, const LoadOptions& options = {});
+
+/// Persistent tensors of the module in state_dict order, floating ones as `type`.
+void save_module(const Module& module, const Path& file, at::ScalarType type,
+                 const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace divergen::nn
