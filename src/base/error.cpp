@@ -20,27 +20,40 @@ std::string compose(ErrorKind kind, const ErrorText& text, const std::source_loc
 int exit_code(ErrorKind kind) {
   switch (kind) {
     case ErrorKind::Usage:
-    case ErrorKind::Config: return 64;
-    case ErrorKind::Data: return 65;
+    case ErrorKind::Config:
+      return 64;
+    case ErrorKind::Data:
+      return 65;
     case ErrorKind::Bug:
-    case ErrorKind::Comm: return 70;
+    case ErrorKind::Comm:
+      return 70;
     case ErrorKind::Io:
-    case ErrorKind::NoSpace: return 74;
-    case ErrorKind::Stopped: return 75;
+    case ErrorKind::NoSpace:
+      return 74;
+    case ErrorKind::Stopped:
+      return 75;
   }
   return 70;
 }
 
 std::string_view to_string(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::Usage: return "usage";
-    case ErrorKind::Config: return "config";
-    case ErrorKind::Data: return "data";
-    case ErrorKind::Bug: return "bug";
-    case ErrorKind::Io: return "I/O";
-    case ErrorKind::NoSpace: return "no space";
-    case ErrorKind::Comm: return "communication";
-    case ErrorKind::Stopped: return "stopped";
+    case ErrorKind::Usage:
+      return "usage";
+    case ErrorKind::Config:
+      return "config";
+    case ErrorKind::Data:
+      return "data";
+    case ErrorKind::Bug:
+      return "bug";
+    case ErrorKind::Io:
+      return "I/O";
+    case ErrorKind::NoSpace:
+      return "no space";
+    case ErrorKind::Comm:
+      return "communication";
+    case ErrorKind::Stopped:
+      return "stopped";
   }
   return "unknown";
 }

@@ -69,9 +69,10 @@ class Error : public std::runtime_error {
 
 }  // namespace divergen
 
-/// A condition that only a programmer can break. Stays on in release. Extra arguments are concatenated into the message.
-#define DIVERGEN_CHECK(condition, ...)                                                   \
-  do {                                                                                   \
-    if (!(condition)) [[unlikely]]                                                       \
+/// A condition that only a programmer can break. Stays on in release. Extra arguments are concatenated into the
+/// message.
+#define DIVERGEN_CHECK(condition, ...)                                                      \
+  do {                                                                                      \
+    if (!(condition)) [[unlikely]]                                                          \
       ::divergen::check_failed(#condition, ::divergen::cat("" __VA_OPT__(, ) __VA_ARGS__)); \
   } while (false)

@@ -30,10 +30,11 @@ Path part_name(const Path& path);
 /// Throws Error(Io | NoSpace) and removes the part.
 void commit_file(const Path& part, const Path& path);
 
-void make_folder(const Path& path);   // with parents; Error(Io) when it cannot
+void make_folder(const Path& path);  // with parents; Error(Io) when it cannot
 void fsync_folder(const Path& path);
 void remove_quietly(const Path& path) noexcept;
-/// Removes left-over "*.part" files of killed runs in one folder; returns how many. Call on one rank, before work starts.
+/// Removes left-over "*.part" files of killed runs in one folder; returns how many. Call on one rank, before work
+/// starts.
 std::size_t sweep_parts(const Path& folder);
 /// Free bytes for this user on the file system of `path`.
 std::uint64_t free_bytes(const Path& path);

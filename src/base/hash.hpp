@@ -16,7 +16,7 @@ struct Hash128 {
   bool operator==(const Hash128&) const = default;
 };
 Hash128 hash128(std::string_view bytes);
-std::string to_hex(std::uint64_t value);  // 16 lower-case digits
+std::string to_hex(std::uint64_t value);   // 16 lower-case digits
 std::string to_hex(const Hash128& value);  // 32 lower-case digits
 
 /// Hash of a file's contents, read in pieces (constant memory).

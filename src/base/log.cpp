@@ -16,10 +16,14 @@ namespace {
 
 spdlog::level::level_enum to_spdlog(Level level) {
   switch (level) {
-    case Level::Debug: return spdlog::level::debug;
-    case Level::Info: return spdlog::level::info;
-    case Level::Warn: return spdlog::level::warn;
-    case Level::Error: return spdlog::level::err;
+    case Level::Debug:
+      return spdlog::level::debug;
+    case Level::Info:
+      return spdlog::level::info;
+    case Level::Warn:
+      return spdlog::level::warn;
+    case Level::Error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -27,7 +31,7 @@ spdlog::level::level_enum to_spdlog(Level level) {
 std::shared_ptr<spdlog::logger> make(const Options& options) {
   const bool plain = std::getenv("NO_COLOR") != nullptr || isatty(STDERR_FILENO) == 0;
   auto console = std::make_shared<spdlog::sinks::stderr_color_sink_mt>(plain ? spdlog::color_mode::never
-                                                                              : spdlog::color_mode::automatic);
+                                                                             : spdlog::color_mode::automatic);
   console->set_pattern(options.rank == 0 ? "%H:%M:%S %^%L%$ %v" : cat("%H:%M:%S %^%L%$ [rank ", options.rank, "] %v"));
   console->set_level(options.rank == 0 ? to_spdlog(options.level) : spdlog::level::warn);
   std::vector<spdlog::sink_ptr> sinks{console};

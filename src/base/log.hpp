@@ -11,12 +11,13 @@ namespace divergen::log {
 enum class Level { Debug, Info, Warn, Error };
 
 struct Options {
-  int rank = 0;              // shown in every line of the file; ranks other than 0 are silent on stderr below Warn
-  std::string file;          // appended to, empty: none
-  Level level = Level::Info; // lines below this level are dropped
+  int rank = 0;               // shown in every line of the file; ranks other than 0 are silent on stderr below Warn
+  std::string file;           // appended to, empty: none
+  Level level = Level::Info;  // lines below this level are dropped
 };
 
-/// Sets where lines go. Call once per process, before threads start. Without it, lines of level Info and above go to stderr.
+/// Sets where lines go. Call once per process, before threads start. Without it, lines of level Info and above go to
+/// stderr.
 void init(const Options& options);
 void write(Level level, std::string_view line);
 void flush();

@@ -1,8 +1,8 @@
 #pragma once
 // Random numbers as pure functions of a key: no global state, the same numbers on any rank, in any order.
 //
-// Philox4x32-10 (Salmon et al., SC 2011) with the key as seed. Two Rng with the same seed give the same numbers on every
-// machine; derive() makes independent seeds for parts ("epoch 3", "image 17") of a seeded whole.
+// Philox4x32-10 (Salmon et al., SC 2011) with the key as seed. Two Rng with the same seed give the same numbers on
+// every machine; derive() makes independent seeds for parts ("epoch 3", "image 17") of a seeded whole.
 
 #include <array>
 #include <cstdint>
@@ -24,10 +24,10 @@ class Rng {
 
   std::uint32_t next();
   std::uint64_t next64();
-  double uniform();                                       // [0, 1), 53 bits
-  double uniform(double low, double high);                // [low, high)
-  double normal();                                        // mean 0, standard deviation 1
-  std::uint64_t below(std::uint64_t bound);               // 0 .. bound-1, unbiased; bound > 0
+  double uniform();                                         // [0, 1), 53 bits
+  double uniform(double low, double high);                  // [low, high)
+  double normal();                                          // mean 0, standard deviation 1
+  std::uint64_t below(std::uint64_t bound);                 // 0 .. bound-1, unbiased; bound > 0
   std::int64_t range(std::int64_t low, std::int64_t high);  // low .. high-1
   bool chance(double probability) { return uniform() < probability; }
 
