@@ -29,6 +29,23 @@ ClipTextConfig ClipTextConfig::from(const ModelConfig& config) {
   return c;
 }
 
+nlohmann::json ClipTextConfig::to_json() const {
+  return {{"architectures", {"CLIPTextModel"}},
+          {"bos_token_id", 0},
+          {"eos_token_id", eos_token_id},
+          {"hidden_act", activation == Activation::QuickGelu ? "quick_gelu" : "gelu"},
+          {"hidden_size", hidden_size},
+          {"intermediate_size", intermediate_size},
+          {"layer_norm_eps", eps},
+          {"max_position_embeddings", positions},
+          {"model_type", "clip_text_model"},
+          {"num_attention_heads", heads},
+          {"num_hidden_layers", layers},
+          {"pad_token_id", 1},
+          {"projection_dim", hidden_size},
+          {"vocab_size", vocab_size}};
+}
+
 ClipTextEmbeddings::ClipTextEmbeddings(const ClipTextConfig& c)
     : token_embedding(c.vocab_size, c.hidden_size), position_embedding(c.positions, c.hidden_size) {
   buffer("position_ids", position_ids, {1, c.positions}, at::kLong);

@@ -20,6 +20,7 @@ struct ClipTextConfig {
   std::int64_t eos_token_id = 2;  // 2: the published files' value, which means "pool at the largest id"
 
   static ClipTextConfig from(const ModelConfig& config);
+  nlohmann::json to_json() const;
 };
 
 struct ClipTextEmbeddings : nn::Module {

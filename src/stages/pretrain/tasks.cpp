@@ -1,5 +1,6 @@
 #include "stages/pretrain/tasks.hpp"
 
+#include "stages/pretrain/diffusion_task.hpp"
 #include "stages/pretrain/vae_task.hpp"
 
 namespace divergen::stages {
@@ -46,6 +47,42 @@ std::unique_ptr<PretrainTask> read_vae_task(Reader& root, const miniworld::World
   return std::make_unique<VaeTask>(world, o);
 }
 
+std::unique_ptr<PretrainTask> read_diffusion_task(Reader& root, const miniworld::World& world) {
+  DiffusionTaskOptions o;
+  root.section("unet", [&](Reader& r) {
+    std::vector<std::int64_t> attention;
+    r.key("sample_size", o.unet.sample_size, "side of a latent", {1, 1024});
+    r.key("channels", o.unet.in_channels, "channels of a latent", {1, 64});
+    r.key("block_out_channels", o.unet.block_out_channels, "widths from the highest resolution down");
+    r.key("attention", attention, "1 for levels with attention, 0 for those without");
+    r.key("layers_per_block", o.unet.layers_per_block, "residual blocks of a level", {1, 8});
+    r.key("norm_num_groups", o.unet.norm_groups, "groups of the group norms", {1, 64});
+    r.key("heads", o.unet.heads, "attention heads", {1, 64});
+    o.unet.out_channels = o.unet.in_channels;
+    if (attention.size() != o.unet.block_out_channels.size())
+      r.refuse("attention", "its length differs from that of block_out_channels", "give one number a level");
+    o.unet.down_attention.assign(attention.begin(), attention.end());
+    o.unet.up_attention.assign(attention.rbegin(), attention.rend());
+  });
+  root.section("text", [&](Reader& r) {
+    r.key("hidden_size", o.text.hidden_size, "width", {1, 4096});
+    r.key("intermediate_size", o.text.intermediate_size, "width inside the MLP", {1, 16384});
+    r.key("layers", o.text.layers, "transformer layers", {1, 64});
+    r.key("heads", o.text.heads, "attention heads", {1, 64});
+  });
+  o.unet.cross_attention_dim = o.text.hidden_size;
+  root.section("data", [&](Reader& r) {
+    r.key("vae", o.vae, "folder of the trained autoencoder");
+    r.key("tokenizer", o.tokenizer, "folder of CLIP's tokenizer");
+    r.key("pictures", o.pictures, "different pictures to learn from", {1, 1e8});
+    r.key("drop_prompt", o.drop_prompt, "share of samples that learn the empty prompt", {0, 1});
+    r.key("snr_limit", o.snr_limit, "limit of the loss weight", {0, 1e6});
+    r.key("sample_guidance", o.sample_guidance, "guidance of the sample pictures", {0, 100});
+    r.key("sample_steps", o.sample_steps, "sampler steps of the sample pictures", {1, 1000});
+  });
+  return std::make_unique<DiffusionTask>(world, o);
+}
+
 }  // namespace
 
 PretrainResult run_pretrain(const Path& file, const std::vector<std::string>& overrides, const Path& world_folder,
@@ -56,10 +93,11 @@ PretrainResult run_pretrain(const Path& file, const std::vector<std::string>& ov
   options.out = out;
   std::string task_name;
   Reader root(table, "");
-  root.key("task", task_name, "what to train", {"vae"});
+  root.key("task", task_name, "what to train", {"vae", "diffusion"});
   root.section("train", [&](Reader& r) { read_options(r, options); });
   std::unique_ptr<PretrainTask> task;
   if (task_name == "vae") task = read_vae_task(root, world);
+  if (task_name == "diffusion") task = read_diffusion_task(root, world);
   if (!task) root.refuse("task", "it is missing", "name what to train");
   root.finish();
   make_folder(out);
