@@ -11,7 +11,7 @@ endif()
 add_library(divergen_flags INTERFACE)
 # -ffp-contract=off: the evaluator and the PIL resampler promise bit-equal doubles; a fused multiply-add would break that.
 target_compile_options(divergen_flags INTERFACE
-  -fPIC -Wall -Wextra -Wno-missing-field-initializers -Wno-restrict -ffp-contract=off -fno-math-errno
+  -fPIC -Wall -Wextra -Wno-missing-field-initializers -Wno-restrict -Wno-maybe-uninitialized -ffp-contract=off -fno-math-errno
   $<$<BOOL:${DIVERGEN_MARCH}>:-march=${DIVERGEN_MARCH}>)
 target_include_directories(divergen_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
 if(DIVERGEN_SANITIZE)

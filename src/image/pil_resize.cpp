@@ -95,6 +95,16 @@ Image resize_columns(const Image& image, int height, const Weights& w) {
   return out;
 }
 
+/// Pillow 13 shrinks the height first where that saves work; each pass rounds, so the order shows in the last bit. The
+/// rule was fitted to the installed library over 200 random sizes, not read in its source.
+bool vertical_first(const Image& image, int height, int width) {
+  if (height >= image.height) return false;
+  if (width >= image.width) return true;
+  const auto vertical = static_cast<std::int64_t>(height) * image.width;
+  const auto horizontal = static_cast<std::int64_t>(image.height) * width;
+  return 2 * vertical < horizontal || (image.height >= 3 * image.width && 2 * vertical < 3 * horizontal);
+}
+
 Image nearest(const Image& image, int height, int width) {
   Image out(height, width, image.channels);
   const double step_y = static_cast<double>(image.height) / height, step_x = static_cast<double>(image.width) / width;
@@ -114,8 +124,13 @@ Image pil_resize(const Image& image, int height, int width, Filter filter) {
   DIVERGEN_CHECK(height > 0 && width > 0 && !image.empty(), height, "x", width);
   if (image.height == height && image.width == width) return image;
   if (filter == Filter::Nearest) return nearest(image, height, width);
-  Image out = image.width == width ? image : resize_rows(image, width, make_weights(image.width, width, filter));
-  return out.height == height ? out : resize_columns(out, height, make_weights(out.height, height, filter));
+  const auto columns = [&](const Image& from) {
+    return from.height == height ? from : resize_columns(from, height, make_weights(from.height, height, filter));
+  };
+  const auto rows = [&](const Image& from) {
+    return from.width == width ? from : resize_rows(from, width, make_weights(from.width, width, filter));
+  };
+  return vertical_first(image, height, width) ? rows(columns(image)) : columns(rows(image));
 }
 
 }  // namespace divergen::image

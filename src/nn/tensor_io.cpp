@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.hpp"
+#include "weights/torch_file.hpp"
 
 namespace divergen::nn {
 namespace {
@@ -75,6 +76,28 @@ void load_from(Module& module, const std::map<std::string, Source>& sources, con
   }
 }
 
+bool is_torch_file(const Path& path) {
+  const std::string extension = path.extension().string();
+  return extension == ".pth" || extension == ".pt" || extension == ".bin";
+}
+
+TensorMap load_torch(const Path& path, const std::string& key) {
+  const weights::TorchFile file(path);
+  TensorMap out;
+  for (const auto& [name, tensor] : file.tensors(key)) {
+    const auto type = to_scalar_type(tensor.dtype);
+    const auto bytes = file.storage(tensor);
+    if (bytes.empty()) {
+      out[name] = at::empty(tensor.shape, type);
+      continue;
+    }
+    auto* data = const_cast<std::byte*>(bytes.data()) + tensor.offset * weights::size_of(tensor.dtype);
+    out[name] = at::from_blob(data, tensor.shape, tensor.stride, at::TensorOptions().dtype(type))
+                    .clone(at::MemoryFormat::Contiguous);
+  }
+  return out;
+}
+
 std::string renamed(const LoadOptions& options, const std::string& name) {
   return options.rename ? options.rename(name) : name;
 }
@@ -94,7 +117,8 @@ DType to_dtype(at::ScalarType type) {
        {"a tensor's type cannot be written to safetensors", at::toString(type), "", "convert it first"});
 }
 
-TensorMap load_tensors(const Path& path) {
+TensorMap load_tensors(const Path& path, const std::string& key) {
+  if (is_torch_file(path)) return load_torch(path, key);
   const weights::SafetensorsFile file(path);
   TensorMap out;
   for (const auto& info : file.tensors()) out[info.name] = view_of(file, info).clone();
@@ -126,6 +150,7 @@ void load_module(Module& module, const TensorMap& tensors, const std::string& so
 }
 
 void load_module(Module& module, const Path& path, const LoadOptions& options) {
+  if (is_torch_file(path)) return load_module(module, load_torch(path, ""), path.string(), options);
   const weights::SafetensorsFile file(path);
   std::map<std::string, Source> sources;
   for (const auto& info : file.tensors()) {

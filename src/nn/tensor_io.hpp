@@ -21,8 +21,9 @@ at::ScalarType to_scalar_type(weights::DType type);
 /// Throws Error(Data) for types that safetensors has no name for.
 weights::DType to_dtype(at::ScalarType type);
 
-/// All tensors of a safetensors file, in memory of their own.
-TensorMap load_tensors(const Path& path);
+/// All tensors of a safetensors file or a PyTorch checkpoint (.pth, .pt, .bin: read as data, never executed), in memory
+/// of their own. `key` picks an entry of a checkpoint, such as "model" or "model_ema".
+TensorMap load_tensors(const Path& path, const std::string& key = "");
 void save_tensors(const Path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                   const std::map<std::string, std::string>& metadata = {});
 
@@ -35,7 +36,7 @@ struct LoadOptions {
 /// Fills `module` from a map of tensors, converting to the module's types. Every name and shape is checked before a
 /// value is copied. Throws Error(Data) that lists missing, surplus and mis-shaped names; `source` names the file in it.
 void load_module(Module& module, const TensorMap& tensors, const std::string& source, const LoadOptions& options = {});
-/// The same from a safetensors file; checks names and shapes before reading values.
+/// The same from a file; checks names and shapes before reading values where the file is safetensors.
 void load_module(Module& module, const Path& file, const LoadOptions& options = {});
 
 /// Persistent tensors of the module in state_dict order, floating ones as `type`.
