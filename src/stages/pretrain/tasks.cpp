@@ -1,6 +1,8 @@
 #include "stages/pretrain/tasks.hpp"
 
+#include "stages/pretrain/clip_task.hpp"
 #include "stages/pretrain/diffusion_task.hpp"
+#include "stages/pretrain/sam_task.hpp"
 #include "stages/pretrain/vae_task.hpp"
 
 namespace divergen::stages {
@@ -83,6 +85,45 @@ std::unique_ptr<PretrainTask> read_diffusion_task(Reader& root, const miniworld:
   return std::make_unique<DiffusionTask>(world, o);
 }
 
+std::unique_ptr<PretrainTask> read_clip_task(Reader& root, const miniworld::World& world) {
+  ClipTaskOptions o;
+  root.section("text", [&](Reader& r) {
+    r.key("hidden_size", o.text.hidden_size, "width", {1, 4096});
+    r.key("intermediate_size", o.text.intermediate_size, "width inside the MLP", {1, 16384});
+    r.key("layers", o.text.layers, "transformer layers", {1, 64});
+    r.key("heads", o.text.heads, "attention heads", {1, 64});
+  });
+  root.section("vision", [&](Reader& r) {
+    r.key("hidden_size", o.vision.hidden_size, "width", {1, 4096});
+    r.key("intermediate_size", o.vision.intermediate_size, "width inside the MLP", {1, 16384});
+    r.key("layers", o.vision.layers, "transformer layers", {1, 64});
+    r.key("heads", o.vision.heads, "attention heads", {1, 64});
+    r.key("patch_size", o.vision.patch_size, "side of a patch, px", {1, 64});
+    r.key("image_size", o.vision.image_size, "side of a picture, px", {8, 1024});
+    r.key("projection", o.projection, "width of the shared space", {1, 4096});
+    r.key("tokenizer", o.tokenizer, "folder of CLIP's tokenizer");
+  });
+  return std::make_unique<ClipTask>(world, o);
+}
+
+std::unique_ptr<PretrainTask> read_sam_task(Reader& root, const miniworld::World& world) {
+  SamTaskOptions o;
+  root.section("model", [&](Reader& r) {
+    r.key("img_size", o.model.img_size, "side of the input, px", {16, 4096});
+    r.key("patch", o.model.patch, "side of a patch, px", {1, 64});
+    r.key("embed", o.model.embed, "width of the encoder", {1, 4096});
+    r.key("depth", o.model.depth, "blocks of the encoder", {1, 64});
+    r.key("heads", o.model.heads, "attention heads of the encoder", {1, 64});
+    r.key("window", o.model.window, "side of an attention window, tokens", {1, 64});
+    r.key("glob", o.model.glob, "blocks with global attention");
+    r.key("dim", o.model.dim, "width of prompts and decoder", {8, 1024});
+    r.key("decoder_mlp", o.model.decoder_mlp, "width inside the decoder's MLP", {1, 16384});
+    r.key("iou_head_hidden", o.model.iou_head_hidden, "width inside the overlap head", {1, 4096});
+    r.key("background_share", o.background_share, "share of prompts on the background", {0, 1});
+  });
+  return std::make_unique<SamTask>(world, o);
+}
+
 }  // namespace
 
 PretrainResult run_pretrain(const Path& file, const std::vector<std::string>& overrides, const Path& world_folder,
@@ -93,11 +134,13 @@ PretrainResult run_pretrain(const Path& file, const std::vector<std::string>& ov
   options.out = out;
   std::string task_name;
   Reader root(table, "");
-  root.key("task", task_name, "what to train", {"vae", "diffusion"});
+  root.key("task", task_name, "what to train", {"vae", "diffusion", "clip", "sam"});
   root.section("train", [&](Reader& r) { read_options(r, options); });
   std::unique_ptr<PretrainTask> task;
   if (task_name == "vae") task = read_vae_task(root, world);
   if (task_name == "diffusion") task = read_diffusion_task(root, world);
+  if (task_name == "clip") task = read_clip_task(root, world);
+  if (task_name == "sam") task = read_sam_task(root, world);
   if (!task) root.refuse("task", "it is missing", "name what to train");
   root.finish();
   make_folder(out);
