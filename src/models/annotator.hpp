@@ -4,16 +4,13 @@
 #include <memory>
 #include <span>
 
+#include "config/settings.hpp"
 #include "image/image.hpp"
 #include "models/sam/sam.hpp"
 
 namespace divergen::models {
 
-struct AnnotatorSettings {
-  std::string kind = "sam_background";
-  Path weights;
-  std::int64_t margin = 0;  // px of the prompted corner points from the picture's corners
-};
+using config::AnnotatorSettings;
 
 /// Not thread-safe.
 class Annotator {

@@ -9,19 +9,12 @@
 #include <vector>
 
 #include "base/fs.hpp"
+#include "config/settings.hpp"
 #include "image/image.hpp"
 
 namespace divergen::models {
 
-struct GeneratorSettings {
-  std::string kind;  // "stable_diffusion"
-  Path weights;      // the model's folder in its official layout
-  std::int64_t steps = 50;
-  double guidance = 7.5;
-  std::string sampler = "dpmpp";
-  std::string negative_prompt;
-  std::int64_t size = 0;  // side in px; 0: the model's own
-};
+using config::GeneratorSettings;
 
 struct GenerationItem {
   std::string prompt;

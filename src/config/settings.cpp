@@ -1,0 +1,242 @@
+#include "config/settings.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.hpp"
+#include "base/hash.hpp"
+#include "base/text.hpp"
+
+namespace divergen::config {
+namespace {
+
+constexpr double kMany = 1e12;
+
+void read_run(Reader& r, RunSettings& s) {
+  r.key("dir", s.dir, "folder that the run writes into");
+  r.key("ranks", s.ranks, "MPI ranks of a local run; 0: one a core", {0, 1e6});
+  r.key("threads_per_rank", s.threads_per_rank, "threads of LibTorch in each rank", {1, 1024});
+  r.key("log_level", s.log_level, "lines below it are dropped", {"debug", "info", "warn", "error"});
+}
+
+void read_data(Reader& r, DataSettings& s) {
+  r.key("train_json", s.train_json, "LVIS v1 annotations to train on");
+  r.key("train_images", s.train_images, "folder of the training images");
+  r.key("val_json", s.val_json, "LVIS v1 annotations to evaluate on");
+  r.key("val_images", s.val_images, "folder of the validation images");
+  r.key("categories", s.categories, "JSON list of categories: id, name, def, frequency, image_count, role");
+  r.key("area_stats", s.area_stats, "JSON: category id -> [mean, deviation] of sqrt(box area / image area)");
+}
+
+void read_plan(Reader& r, PlanSettings& s) {
+  r.key("shard_items", s.shard_items, "items of a shard: the unit of claiming, committing and losing", {1, 4096});
+  r.key("extra_categories", s.extra_categories, "also generate categories outside the evaluated set");
+  r.key("frequencies", s.frequencies, "r, c, f: evaluated categories to generate; empty: all");
+  for (const std::string& f : s.frequencies)
+    if (f != "r" && f != "c" && f != "f")
+      r.refuse("frequencies", cat("'", f, "' is no frequency group"), "use some of \"r\", \"c\", \"f\"");
+}
+
+void read_prompts(Reader& r, PromptSettings& s) {
+  r.key("kind", s.kind, "where the texts come from", {"template", "folder"});
+  r.key("folder", s.folder, "kind folder: <category id>.txt files, a prompt a line");
+  r.key("limit", s.limit, "first so many prompts of a category; 0: all", {0, kMany});
+  if (s.kind == "folder" && s.folder.empty()) r.refuse("folder", "it is missing", "name a folder of <id>.txt files");
+}
+
+void read_generator(Reader& r, GeneratorSettings& s) {
+  r.key("kind", s.kind, "the family of the model", {"stable_diffusion"});
+  r.key("weights", s.weights, "the model's folder in its official layout");
+  r.key("steps", s.steps, "sampler steps", {1, 1000});
+  r.key("guidance", s.guidance, "classifier-free guidance scale", {0, 100});
+  r.key("sampler", s.sampler, "noise sampler", {"dpmpp", "ddim", "pndm", "euler", "unipc"});
+  r.key("negative_prompt", s.negative_prompt, "what pictures should not show");
+  r.key("size", s.size, "side of a picture, px; 0: the model's own", {0, 4096});
+  r.key("batch", s.batch, "items of one forward pass", {1, 4096});
+  r.key("samples_per_prompt", s.samples_per_prompt, "pictures of each category and prompt", {1, 1e6});
+  r.key("prompts", s.prompts, "names of prompt sources: [prompts.<name>]");
+  if (s.weights.empty()) r.refuse("weights", "it is missing", "name the folder of the model");
+  if (s.prompts.empty()) r.refuse("prompts", "it is empty", "name at least one [prompts.<name>]");
+}
+
+void read_annotator(Reader& r, AnnotatorSettings& s) {
+  r.key("kind", s.kind, "how the object is cut out", {"sam_background"});
+  r.key("weights", s.weights, "SAM checkpoint (.pth, or .safetensors with its .json of sizes)");
+  r.key("margin", s.margin, "px of the prompted points from the corners", {0, 4096});
+}
+
+void read_filter(Reader& r, FilterSettings& s) {
+  r.key("clip", s.clip, "CLIP folder in transformers' layout");
+  r.key("similarity", s.similarity, "least mean cosine to real crops of the category", {-1, 1});
+  r.key("tolerance", s.tolerance, "of the CLIP-score bar below a category's best, logits", {0, 1000});
+  r.key("min_clip_score", s.min_clip_score, "CLIP-score bar, logits", {-1000, 1000});
+  r.key("min_area", s.min_area, "least share of the frame covered by the mask", {0, 1});
+  r.key("max_area", s.max_area, "largest share of the frame covered by the mask", {0, 1});
+  r.key("crop_padding", s.crop_padding, "px of blurred surroundings around a real crop", {0, 4096});
+  r.key("crops_per_category", s.crops_per_category, "at most so many real crops; 0: all", {0, kMany});
+  r.key("batch", s.batch, "pictures of one CLIP pass", {1, 4096});
+  if (s.min_area > s.max_area) r.refuse("min_area", "it is above max_area", "lower it");
+}
+
+void read_pool(Reader& r, PoolSettings& s) {
+  r.key("alpha_threshold", s.alpha_threshold, "alpha above it belongs to the object", {0, 254});
+  r.key("shard_rows", s.shard_rows, "instances of a library shard", {1, 4096});
+}
+
+void read_augment(Reader& r, AugmentSettings& s) {
+  r.key("train_size", s.train_size, "side of the square that resize-crop aims at, px", {32, 8192});
+  r.key("scale_low", s.scale_low, "smallest scale of resize-crop", {0.01, 100});
+  r.key("scale_high", s.scale_high, "largest scale of resize-crop", {0.01, 100});
+  r.key("flip", s.flip, "chance of a horizontal flip", {0, 1});
+  r.key("repeat_threshold", s.repeat_threshold, "of repeat-factor sampling; 0: off", {0, 1});
+  r.key("max_instances", s.max_instances, "pasted instances an image: uniform in [0, this)", {1, 1000});
+  r.key("blend", s.blend, "ways of blending, one drawn a paste: basic, alpha, gaussian, poisson");
+  r.key("random_scale_low", s.random_scale_low, "smallest scale without area statistics", {0, 10});
+  r.key("random_scale_high", s.random_scale_high, "largest scale without area statistics", {0, 10});
+  r.key("random_scale_min_size", s.random_scale_min_size, "least side without area statistics, px", {1, 1000});
+  static const std::set<std::string> kBlends{"basic", "alpha", "gaussian", "poisson"};
+  for (const std::string& b : s.blend)
+    if (!kBlends.contains(b))
+      r.refuse("blend", cat("'", b, "' is no way of blending"), "use basic, alpha, gaussian or poisson");
+  if (s.blend.empty()) r.refuse("blend", "it is empty", "name at least one way");
+  if (s.scale_low > s.scale_high) r.refuse("scale_low", "it is above scale_high", "lower it");
+  if (s.random_scale_low > s.random_scale_high) r.refuse("random_scale_low", "it is above random_scale_high", "lower it");
+}
+
+void read_detector(Reader& r, DetectorSettings& s) {
+  r.key("backbone", s.backbone, "kind of the backbone", {"resnet"});
+  r.key("backbone_weights", s.backbone_weights, "pretrained backbone; empty: random");
+  r.key("depths", s.depths, "blocks of each of the four stages");
+  r.key("stem_channels", s.stem_channels, "channels of the stem", {8, 4096});
+  r.key("base_width", s.base_width, "bottleneck width of the first stage", {4, 4096});
+  r.key("fpn_channels", s.fpn_channels, "channels of the feature pyramid", {8, 4096});
+  r.key("tower_convs", s.tower_convs, "convolutions of the CenterNet head", {1, 16});
+  r.key("group_norm_groups", s.group_norm_groups, "groups of its norms", {1, 256});
+  r.key("box_fc", s.box_fc, "width of the box heads", {8, 16384});
+  r.key("mask_channels", s.mask_channels, "channels of the mask head", {8, 4096});
+  r.key("mask_convs", s.mask_convs, "convolutions of the mask head", {1, 16});
+  r.key("pre_nms_train", s.pre_nms_train, "proposals a level before suppression, training", {1, 1e6});
+  r.key("post_nms_train", s.post_nms_train, "proposals an image after suppression, training", {1, 1e6});
+  r.key("pre_nms_test", s.pre_nms_test, "proposals a level before suppression, inference", {1, 1e6});
+  r.key("post_nms_test", s.post_nms_test, "proposals an image after suppression, inference", {1, 1e6});
+  r.key("roi_batch", s.roi_batch, "sampled proposals an image", {1, 1e5});
+  r.key("roi_foreground", s.roi_foreground, "largest share of foreground among them", {0, 1});
+  r.key("fed_categories", s.fed_categories, "categories of one federated loss", {1, 1e6});
+  r.key("fed_power", s.fed_power, "power of image counts that weights their draw", {0, 4});
+  r.key("score_threshold", s.score_threshold, "least score of a detection", {0, 1});
+  r.key("nms_threshold", s.nms_threshold, "overlap of suppression within a category", {0, 1});
+  r.key("detections_per_image", s.detections_per_image, "most detections an image", {1, 1e5});
+  if (s.depths.size() != 4) r.refuse("depths", "it must have four numbers", "for example [3, 4, 6, 3]");
+}
+
+void read_train(Reader& r, TrainSettings& s) {
+  std::int64_t seed = static_cast<std::int64_t>(s.seed);
+  r.key("seed", seed, "of weights, samples and draws", {0, 9e18});
+  s.seed = static_cast<std::uint64_t>(seed);
+  r.key("use_pool", s.use_pool, "paste generated instances");
+  r.key("pool_generators", s.pool_generators, "only instances of these generators; empty: all");
+  r.key("pool_extra", s.pool_extra, "also paste instances of extra categories");
+  r.key("pool_per_category", s.pool_per_category, "at most so many instances a category; 0: all", {0, kMany});
+  r.key("iterations", s.iterations, "optimizer steps", {1, kMany});
+  r.key("batch", s.batch, "images of a step over all ranks", {1, 1e6});
+  r.key("lr", s.lr, "base learning rate", {0, 10});
+  r.key("warmup", s.warmup, "steps of linear warm-up", {0, kMany});
+  r.key("warmup_factor", s.warmup_factor, "share of the learning rate at the first step", {0, 1});
+  r.key("weight_decay", s.weight_decay, "decoupled, on every parameter", {0, 1});
+  r.key("clip_value", s.clip_value, "gradient elements are clamped to +- this", {0, 1e9});
+  r.key("ema", s.ema, "decay of the averaged weights; 0: none", {0, 1});
+  r.key("checkpoint_every", s.checkpoint_every, "steps between checkpoints", {1, kMany});
+  r.key("keep_checkpoints", s.keep_checkpoints, "newest checkpoints that stay", {1, 1000});
+  r.key("log_every", s.log_every, "steps between log lines", {1, kMany});
+  r.key("loader_threads", s.loader_threads, "threads that make samples, each rank", {1, 256});
+  r.key("loader_depth", s.loader_depth, "samples in work or waiting, each rank", {1, 4096});
+  r.key("init", s.init, "detector weights to start from; empty: backbone_weights only");
+}
+
+void read_evaluate(Reader& r, EvaluateSettings& s) {
+  r.key("short_side", s.short_side, "images are resized to this short side, px", {16, 8192});
+  r.key("long_side", s.long_side, "but to no longer long side, px", {16, 8192});
+  r.key("batch", s.batch, "images of one forward pass", {1, 1024});
+  r.key("use_ema", s.use_ema, "evaluate the averaged weights");
+}
+
+void check_names(Reader& root, RunConfig& c) {
+  std::vector<std::string> known;
+  for (const auto& p : c.prompts) known.push_back(p.name);
+  for (const auto& g : c.generators)
+    for (const auto& name : g.prompts)
+      if (std::find(known.begin(), known.end(), name) == known.end()) {
+        const std::string near = nearest_word(name, known);
+        root.refuse("generators", cat("[generators.", g.name, "] names the prompt source '", name, "', which is not there"),
+                    near.empty() ? "add [prompts." + name + "]" : cat("did you mean '", near, "'?"));
+      }
+  std::vector<std::string> generators;
+  for (const auto& g : c.generators) generators.push_back(g.name);
+  std::set<std::string> names;
+  for (const auto& t : c.trainings) {
+    if (t.name.empty()) root.refuse("trainings", "one of them has no name", "give each [[trainings]] a name");
+    if (!names.insert(t.name).second)
+      root.refuse("trainings", cat("two are named '", t.name, "'"), "give each a name of its own");
+    for (const auto& name : t.pool_generators)
+      if (std::find(generators.begin(), generators.end(), name) == generators.end())
+        root.refuse("trainings", cat("'", t.name, "' names the generator '", name, "', which is not there"),
+                    "name one of [generators.<name>]");
+  }
+}
+
+}  // namespace
+
+RunConfig run_config_of(const Table& table) {
+  RunConfig c;
+  c.table = table;
+  Reader root(table, "");
+  std::int64_t seed = static_cast<std::int64_t>(c.seed);
+  root.key("seed", seed, "from which every item's seed comes", {0, 9e18});
+  c.seed = static_cast<std::uint64_t>(seed);
+  root.key("title", c.title, "of the report");
+  root.section("run", [&](Reader& r) { read_run(r, c.run); });
+  root.section("data", [&](Reader& r) { read_data(r, c.data); });
+  root.section("plan", [&](Reader& r) { read_plan(r, c.plan); });
+  root.named_sections("prompts", [&](const std::string& name, Reader& r) {
+    c.prompts.push_back({name});
+    read_prompts(r, c.prompts.back());
+  });
+  root.named_sections("generators", [&](const std::string& name, Reader& r) {
+    c.generators.push_back({name});
+    read_generator(r, c.generators.back());
+  });
+  root.section("annotator", [&](Reader& r) { read_annotator(r, c.annotator); });
+  root.section("filter", [&](Reader& r) { read_filter(r, c.filter); });
+  root.section("pool", [&](Reader& r) { read_pool(r, c.pool); });
+  root.section("augment", [&](Reader& r) { read_augment(r, c.augment); });
+  root.section("detector", [&](Reader& r) { read_detector(r, c.detector); });
+  TrainSettings shared;
+  root.section("train", [&](Reader& r) { read_train(r, shared); });
+  root.section_list("trainings", [&](Reader& r) {
+    TrainSettings one = shared;
+    r.key("name", one.name, "of the training and its evaluation");
+    read_train(r, one);
+    c.trainings.push_back(one);
+  });
+  root.section("evaluate", [&](Reader& r) { read_evaluate(r, c.evaluate); });
+  root.finish();
+  if (c.run.dir.empty())
+    fail(ErrorKind::Config, {"the configuration names no run directory", "run.dir", "it is missing",
+                             "add dir = \"runs/<name>\" under [run], or pass --set run.dir=..."});
+  check_names(root, c);
+  c.keys = root.keys();
+  return c;
+}
+
+RunConfig read_run_config(const Path& file, const std::vector<std::string>& overrides) {
+  return run_config_of(load_layers(file, overrides));
+}
+
+std::string RunConfig::hash() const {
+  Table results = table;
+  results.erase("run");
+  results.erase("title");
+  return to_hex(hash128(to_toml(results, false)));
+}
+
+}  // namespace divergen::config

@@ -1,0 +1,166 @@
+#pragma once
+// Every setting of a run as typed structs, read strictly from layered TOML. No LibTorch, MPI, HDF5 or OpenCV here, so
+// that the light driver checks the whole configuration before anything starts. Defaults are DiverGen's published values
+// (reference/semantics.md, reference/detector.md) where it has them.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/reader.hpp"
+
+namespace divergen::config {
+
+struct DataSettings {
+  Path train_json, train_images;  // LVIS v1 annotations; folder under which file names are found
+  Path val_json, val_images;
+  Path categories;  // JSON list: id, name, def, frequency, image_count, and role "eval" | "extra" (absent: eval)
+  Path area_stats;  // JSON {"<id>": [mean, std] of sqrt(box area / image area)}
+};
+
+/// One source of prompts; a category's prompts are those of all sources that a generator names.
+struct PromptSettings {
+  std::string name;
+  std::string kind = "template";  // "template": DiverGen's sentence; "folder": <id>.txt, one prompt a line
+  Path folder;
+  std::int64_t limit = 0;  // first so many of a category; 0: all
+};
+
+struct GeneratorSettings {
+  std::string name;  // of the section: [generators.<name>]
+  std::string kind = "stable_diffusion";
+  Path weights;  // the model's folder in its official layout
+  std::int64_t steps = 50;
+  double guidance = 7.5;
+  std::string sampler = "dpmpp";
+  std::string negative_prompt;
+  std::int64_t size = 0;                // side in px; 0: the model's own
+  std::int64_t batch = 16;              // items of one forward pass; part of what decides the bits
+  std::int64_t samples_per_prompt = 1;  // pictures of each (category, prompt)
+  std::vector<std::string> prompts;     // names of [prompts.<name>]
+};
+
+struct PlanSettings {
+  std::int64_t shard_items = 64;         // items of a shard: the unit of claiming, committing and losing
+  bool extra_categories = true;          // also those outside the evaluated set
+  std::vector<std::string> frequencies;  // of evaluated categories; empty: all
+};
+
+struct AnnotatorSettings {
+  std::string kind = "sam_background";
+  Path weights;
+  std::int64_t margin = 0;  // px of the prompted corner points from the picture's corners
+};
+
+struct FilterSettings {
+  Path clip;                      // CLIP folder in transformers' layout
+  double similarity = 0.6;        // README of DiverGen: least mean cosine to real crops of the category
+  double tolerance = 1.0;         // of the CLIP-score bar, in logits (semantics.md §6)
+  double min_clip_score = 0.0;    // bar of a category = min(this, best - tolerance)
+  double min_area = 0.0, max_area = 1.0;  // share of the frame that the mask covers
+  std::int64_t crop_padding = 40;         // px around a real crop (semantics.md §5)
+  std::int64_t crops_per_category = 0;    // at most so many real crops; 0: all
+  std::int64_t batch = 64;
+};
+
+struct PoolSettings {
+  std::int64_t alpha_threshold = 128;  // semantics.md §6
+  std::int64_t shard_rows = 4096;
+};
+
+struct AugmentSettings {
+  std::int64_t train_size = 896;         // side of the square that resize-crop aims at
+  double scale_low = 0.1, scale_high = 2.0;
+  double flip = 0.5;
+  double repeat_threshold = 0.001;       // of repeat-factor sampling
+  std::int64_t max_instances = 20;       // pasted count is uniform in [0, max_instances)
+  std::vector<std::string> blend{"basic"};
+  double random_scale_low = 0.05, random_scale_high = 0.3;  // of categories without area statistics
+  std::int64_t random_scale_min_size = 3;
+};
+
+struct DetectorSettings {
+  std::string backbone = "resnet";  // "resnet" | "swin"
+  Path backbone_weights;            // safetensors or .pkl; empty: random
+  std::vector<std::int64_t> depths{3, 4, 6, 3};
+  std::int64_t stem_channels = 64;           // resnet
+  std::int64_t base_width = 64;              // resnet: bottleneck width of the first stage, doubled each stage
+  std::int64_t fpn_channels = 256;
+  std::int64_t tower_convs = 4;              // of the CenterNet head
+  std::int64_t group_norm_groups = 32;
+  std::int64_t box_fc = 1024;                // width of the two fully connected layers
+  std::int64_t mask_channels = 256, mask_convs = 4;
+  std::int64_t pre_nms_train = 4000, post_nms_train = 2000, pre_nms_test = 1000, post_nms_test = 256;
+  std::int64_t roi_batch = 512;              // sampled proposals an image
+  double roi_foreground = 0.25;
+  std::int64_t fed_categories = 50;
+  double fed_power = 0.5;                    // of image counts
+  double score_threshold = 0.02, nms_threshold = 0.5;
+  std::int64_t detections_per_image = 300;
+};
+
+/// One training of the study; unset values come from [train].
+struct TrainSettings {
+  std::string name;
+  std::uint64_t seed = 42;
+  bool use_pool = true;                     // paste generated instances
+  std::vector<std::string> pool_generators; // only instances of these; empty: all
+  bool pool_extra = true;                   // also instances of extra categories
+  std::int64_t pool_per_category = 0;       // at most so many a category; 0: all
+  std::int64_t iterations = 180000;
+  std::int64_t batch = 16;                  // over all ranks
+  double lr = 1e-4;
+  std::int64_t warmup = 10000;
+  double warmup_factor = 1e-4;
+  double weight_decay = 1e-4;
+  double clip_value = 1.0;
+  double ema = 0.999;
+  std::int64_t checkpoint_every = 5000;
+  std::int64_t keep_checkpoints = 2;
+  std::int64_t log_every = 20;
+  std::int64_t loader_threads = 2;          // per rank
+  std::int64_t loader_depth = 8;            // samples in work or waiting, per rank
+  Path init;                                // detector weights to start from
+};
+
+struct EvaluateSettings {
+  std::int64_t short_side = 800, long_side = 1333;
+  std::int64_t batch = 1;
+  bool use_ema = true;
+};
+
+struct RunSettings {
+  Path dir;                          // run directory
+  std::int64_t ranks = 0;             // of a local run; 0: one a core
+  std::int64_t threads_per_rank = 1; // of LibTorch
+  std::string log_level = "info";
+};
+
+struct RunConfig {
+  std::uint64_t seed = 42;
+  std::string title;  // of the report
+  RunSettings run;
+  DataSettings data;
+  PlanSettings plan;
+  std::vector<PromptSettings> prompts;
+  std::vector<GeneratorSettings> generators;
+  AnnotatorSettings annotator;
+  FilterSettings filter;
+  PoolSettings pool;
+  AugmentSettings augment;
+  DetectorSettings detector;
+  std::vector<TrainSettings> trainings;  // [[trainings]], each over the values of [train]
+  EvaluateSettings evaluate;
+
+  Table table;                 // as read, with origins
+  std::vector<KeyInfo> keys;   // every key there is, for documentation
+  /// Hash of all values that decide results (not of [run]).
+  std::string hash() const;
+};
+
+/// Reads, and checks everything that can be checked without opening other files. Throws Error(Config).
+RunConfig read_run_config(const Path& file, const std::vector<std::string>& overrides = {});
+/// The same from a table that is already loaded.
+RunConfig run_config_of(const Table& table);
+
+}  // namespace divergen::config

@@ -1,0 +1,75 @@
+#pragma once
+// Where everything of a run lies, and what each stage says of itself when it is done.
+//
+//   config.toml                        effective configuration with each value's origin
+//   plan.h5                            the frozen item list
+//   generate/shard-000000.h5           pictures            (table "divergen-pictures")
+//   annotate/shard-000000.h5           masks               (table "divergen-masks")
+//   filter/reference.h5                CLIP features of real crops (table "divergen-reference")
+//   filter/shard-000000.h5             scores and verdicts (table "divergen-verdicts")
+//   pool/shard-000000.h5, index.h5     the instance library (store/library.hpp)
+//   train/<name>/                      log.jsonl, checkpoints/, samples/, model.safetensors
+//   evaluate/<name>/                   results.bbox.json, results.segm.json, metrics.json, pictures/
+//   stages/<stage>[.<name>].json       StageRecord: written when the stage is complete
+//   logs/<stage>.rank-<r>.log
+//   metrics.json, report.html
+//
+// A stage whose record stands, with the fingerprint of its inputs, does nothing when started again.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fs.hpp"
+
+namespace divergen::stages {
+
+/// What one rank did in a stage.
+struct RankShare {
+  int rank = 0;
+  std::string host;
+  std::int64_t items = 0;
+  double busy_seconds = 0;               // computing, loading included
+  double start = 0, end = 0;             // seconds since the epoch, of this rank's first and last claim
+};
+
+struct StageRecord {
+  std::string stage;                              // "generate", or "train.baseline"
+  std::string fingerprint;                        // hash of what the result depends on
+  double seconds = 0;                             // wall clock, summed over restarts where it is known
+  std::int64_t items = 0;                         // of this stage in all, also those made by earlier starts
+  std::map<std::string, std::int64_t> rejected;   // reason -> number
+  std::vector<RankShare> ranks;                   // of the last start
+  std::map<std::string, double> figures;          // anything else worth a number: "bytes", "images_per_second"
+};
+
+class RunDirectory {
+ public:
+  explicit RunDirectory(Path root) : root_(std::move(root)) {}
+  const Path& root() const { return root_; }
+  Path config() const { return root_ / "config.toml"; }
+  Path plan() const { return root_ / "plan.h5"; }
+  Path shard(const std::string& stage, std::size_t index) const;  // "<stage>/shard-000012.h5"
+  Path reference() const { return root_ / "filter/reference.h5"; }
+  Path library() const { return root_ / "pool"; }
+  Path training(const std::string& name) const { return root_ / "train" / name; }
+  Path evaluation(const std::string& name) const { return root_ / "evaluate" / name; }
+  Path record(const std::string& stage) const { return root_ / "stages" / (stage + ".json"); }
+  Path metrics() const { return root_ / "metrics.json"; }
+  Path report() const { return root_ / "report.html"; }
+  Path stop_file() const { return root_ / "STOP"; }  // its presence asks a running stage to stop soon
+
+ private:
+  Path root_;
+};
+
+/// Atomically. Throws Error(Io | NoSpace).
+void write_record(const RunDirectory& dir, const StageRecord& record);
+/// Nothing when the stage has not been completed. Throws Error(Data) when the file is damaged.
+std::optional<StageRecord> read_record(const RunDirectory& dir, const std::string& stage);
+/// All records there are, in the order of the stages.
+std::vector<StageRecord> read_records(const RunDirectory& dir);
+
+}  // namespace divergen::stages
