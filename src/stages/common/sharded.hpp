@@ -1,0 +1,65 @@
+#pragma once
+// The frame that the sharded stages (generate, annotate, filter, pool) share: which shards are still to be made, who
+// makes them, how they are published, what happens on a stop or an error, and the stage's record.
+//
+// A shard is one table file, "<stage>/shard-000012.h5" (RunDirectory::shard). Its contents must be a pure function of
+// its index and the stage's fingerprint, never of the rank that makes it or of the order.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+
+#include "stages/common/context.hpp"
+#include "store/table.hpp"
+
+namespace divergen::stages {
+
+struct ShardedStage {
+  std::string name;         // "generate": also the folder of the shards and the name of the record
+  std::size_t shards = 0;   // indices 0 .. shards-1
+  std::string fingerprint;  // hash of all that the result depends on: settings, weights, the stages before
+
+  /// The shard of this index. Called on the rank that claimed it, from its main thread; not collective. The frame adds
+  /// the attributes "stage", "shard" and "fingerprint". What was rejected in it is told by set_rejected().
+  std::function<store::Table(std::size_t shard)> make;
+
+  /// How many items the shard handles (rows of the plan, not of what is kept); for the record and the progress line.
+  /// Cheap, and the same on all ranks.
+  std::function<std::int64_t(std::size_t shard)> items;
+
+  /// Optional: called once on every rank, together, before the first shard is made; never when no shard is left.
+  /// The place for loading models. What can fail on one rank alone goes into World::together.
+  std::function<void()> prepare;
+
+  /// Optional: called once on every rank, together, when all shards stand and before the record is written: an index
+  /// over the shards, totals. It may add to `record` on rank 0 (the record of the other ranks is thrown away).
+  std::function<void(StageRecord& record)> complete;
+};
+
+/// Collective. Makes the shards that are not there yet and writes the record:
+///   * returns at once when a record with the same fingerprint stands and no shard file is missing;
+///   * shards of earlier starts are kept if they are whole and carry the same fingerprint; others are removed with a
+///     warning and made again (the ranks share out this check);
+///   * the open ones are claimed one by one through comm::WorkQueue;
+///   * when RunContext::stop_requested() says so on some rank, or `make` throws there, all ranks finish the shard in
+///     work, claim no more, and throw: Error(Stopped), or the error on the rank that had it and Error(Comm) elsewhere.
+/// Throws besides: Error(Io | NoSpace | Data).
+void run_sharded(const RunContext& context, const ShardedStage& stage);
+
+/// Numbers of rejected items by reason, kept in the shard itself (attribute "rejected", JSON), so that the record adds
+/// up over restarts. Reasons with 0 are left out.
+void set_rejected(store::Table& table, const std::map<std::string, std::int64_t>& rejected);
+/// Empty when the attribute is absent. Throws Error(Data) when it is not what set_rejected() wrote.
+std::map<std::string, std::int64_t> rejected_of(const std::map<std::string, std::string>& attributes);
+
+/// Reads shard `index` of an earlier stage and checks it. Throws Error(Data) when it is missing, damaged, or not of
+/// this format.
+store::Table read_shard(const RunDirectory& dir, const std::string& stage, std::size_t index,
+                        const std::string& format);
+
+/// The fingerprint in the record of an earlier stage, which is part of the fingerprints of those that read it.
+/// Throws Error(Data) when that stage has not been completed.
+std::string fingerprint_of(const RunDirectory& dir, const std::string& stage);
+
+}  // namespace divergen::stages
