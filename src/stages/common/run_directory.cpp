@@ -1,0 +1,105 @@
+#include "stages/common/run_directory.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+
+namespace divergen::stages {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kSchema = 1;
+
+/// Place of a stage in the pipeline; "train.baseline" counts as "train", what is unknown comes last.
+std::size_t order_of(const std::string& stage) {
+  static constexpr std::array<const char*, 8> kOrder{"plan", "generate", "annotate", "filter",
+                                                     "pool", "train",    "evaluate", "report"};
+  const std::string base = stage.substr(0, stage.find('.'));
+  return static_cast<std::size_t>(std::find(kOrder.begin(), kOrder.end(), base) - kOrder.begin());
+}
+
+json to_json(const StageRecord& record) {
+  json ranks = json::array();
+  for (const RankShare& r : record.ranks)
+    ranks.push_back({{"rank", r.rank},
+                     {"host", r.host},
+                     {"items", r.items},
+                     {"busy_seconds", r.busy_seconds},
+                     {"start", r.start},
+                     {"end", r.end}});
+  return {{"schema", kSchema},
+          {"stage", record.stage},
+          {"fingerprint", record.fingerprint},
+          {"seconds", record.seconds},
+          {"items", record.items},
+          {"rejected", record.rejected},
+          {"ranks", ranks},
+          {"figures", record.figures}};
+}
+
+StageRecord from_json(const json& from) {
+  StageRecord record;
+  record.stage = from.at("stage");
+  record.fingerprint = from.at("fingerprint");
+  record.seconds = from.at("seconds");
+  record.items = from.at("items");
+  record.rejected = from.at("rejected").get<std::map<std::string, std::int64_t>>();
+  for (const json& r : from.at("ranks")) {
+    record.ranks.push_back(
+        {r.at("rank"), r.at("host"), r.at("items"), r.at("busy_seconds"), r.at("start"), r.at("end")});
+  }
+  record.figures = from.at("figures").get<std::map<std::string, double>>();
+  return record;
+}
+
+}  // namespace
+
+Path RunDirectory::shard(const std::string& stage, std::size_t index) const {
+  char name[40];
+  std::snprintf(name, sizeof name, "shard-%06zu.h5", index);
+  return root_ / stage / name;
+}
+
+void write_record(const RunDirectory& dir, const StageRecord& record) {
+  DIVERGEN_CHECK(!record.stage.empty() && record.stage.find('/') == std::string::npos, record.stage);
+  const Path file = dir.record(record.stage);
+  make_folder(file.parent_path());
+  write_file_atomic(file, to_json(record).dump(1) + "\n");
+}
+
+std::optional<StageRecord> read_record(const RunDirectory& dir, const std::string& stage) {
+  const Path file = dir.record(stage);
+  if (!std::filesystem::exists(file)) return std::nullopt;
+  const std::string text = read_file(file);
+  try {
+    const json parsed = json::parse(text);
+    if (parsed.at("schema") != kSchema)
+      fail(ErrorKind::Data, {"a stage's record is of another version", file.string(),
+                             cat("it says schema ", parsed.at("schema").dump(), ", this program writes ", kSchema),
+                             "remove the file to run the stage again, or use the program that wrote it"});
+    return from_json(parsed);
+  } catch (const json::exception& problem) {
+    fail(ErrorKind::Data, {"a stage's record is damaged", file.string(), problem.what(),
+                           "remove the file: the stage then checks its results and writes it again"});
+  }
+}
+
+std::vector<StageRecord> read_records(const RunDirectory& dir) {
+  std::vector<StageRecord> records;
+  std::error_code absent;
+  for (const auto& entry : std::filesystem::directory_iterator(dir.root() / "stages", absent)) {
+    if (entry.path().extension() != ".json") continue;
+    if (auto record = read_record(dir, entry.path().stem().string())) records.push_back(std::move(*record));
+  }
+  std::sort(records.begin(), records.end(), [](const StageRecord& a, const StageRecord& b) {
+    return std::pair(order_of(a.stage), a.stage) < std::pair(order_of(b.stage), b.stage);
+  });
+  return records;
+}
+
+}  // namespace divergen::stages
