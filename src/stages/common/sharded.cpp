@@ -1,0 +1,313 @@
+#include "stages/common/sharded.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "base/text.hpp"
+#include "comm/work_queue.hpp"
+
+namespace divergen::stages {
+namespace {
+
+using Counts = std::map<std::string, std::int64_t>;
+using nlohmann::json;
+
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
+void add(Counts& to, const Counts& counts) {
+  for (const auto& [reason, count] : counts) to[reason] += count;
+}
+
+/// What a rank knows of the shards that it checked or made.
+struct Tally {
+  Counts rejected;
+  std::int64_t bytes = 0;
+
+  void count(const Path& file, const std::map<std::string, std::string>& attributes) {
+    add(rejected, rejected_of(attributes));
+    std::error_code ignored;
+    const auto size = std::filesystem::file_size(file, ignored);
+    if (!ignored) bytes += static_cast<std::int64_t>(size);
+  }
+};
+
+/// Which of the stage's shard files exist, from one listing of the folder (no rank but the first asks the file system
+/// about thousands of names). Left-over parts of killed runs are swept first.
+std::string list_shards(const RunContext& context, const ShardedStage& stage) {
+  const Path folder = context.dir.shard(stage.name, 0).parent_path();
+  make_folder(folder);
+  sweep_parts(folder);
+  std::map<std::string, std::size_t> index_of;
+  for (std::size_t i = 0; i < stage.shards; ++i) index_of[context.dir.shard(stage.name, i).filename().string()] = i;
+  std::string present(stage.shards, '0');
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const auto found = index_of.find(name);
+    if (found != index_of.end()) {
+      present[found->second] = '1';
+    } else if (name.starts_with("shard-")) {
+      log::warn(stage.name, ": ", entry.path().string(), " is not part of this plan, removed");
+      std::filesystem::remove(entry.path());
+    }
+  }
+  return present;
+}
+
+/// Whether the shard is whole and made of the same input; if not, why.
+std::optional<std::string> problem_of(const Path& file, const ShardedStage& stage, Tally& tally) {
+  try {
+    const store::TableHead head = store::read_table_head(file);  // cheap, and settles most cases of changed settings
+    const auto fingerprint = head.attributes.find("fingerprint");
+    if (fingerprint == head.attributes.end() || fingerprint->second != stage.fingerprint)
+      return "it was made with other settings, weights or earlier results";
+    if (const auto problem = store::verify_table(file)) return problem;
+    tally.count(file, head.attributes);
+    return std::nullopt;
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::Data) throw;
+    return cat(error.text().object, ": ", error.text().why);
+  }
+}
+
+/// Indices of the shards that are still to be made, the same on all ranks. Each rank checks every size-th file.
+std::vector<std::size_t> open_shards(const RunContext& context, const ShardedStage& stage, const std::string& present,
+                                     Tally& tally) {
+  comm::World& world = context.world;
+  std::vector<std::int64_t> is_whole(stage.shards, 0);
+  world.together([&] {
+    for (std::size_t i = static_cast<std::size_t>(world.rank()); i < stage.shards;
+         i += static_cast<std::size_t>(world.size())) {
+      if (present[i] != '1') continue;
+      const Path file = context.dir.shard(stage.name, i);
+      if (const auto problem = problem_of(file, stage, tally)) {
+        log::warn(stage.name, ": ", file.string(), " is made again: ", *problem);
+        std::filesystem::remove(file);
+      } else {
+        is_whole[i] = 1;
+      }
+    }
+  });
+  world.sum(std::span<std::int64_t>(is_whole));
+  std::vector<std::size_t> open;
+  for (std::size_t i = 0; i < stage.shards; ++i)
+    if (is_whole[i] == 0) open.push_back(i);
+  return open;
+}
+
+/// What one rank did, and how it ended.
+struct Work {
+  RankShare share;
+  Tally tally;
+  bool stopped = false;
+  std::exception_ptr error;
+};
+
+void make_shard(const RunContext& context, const ShardedStage& stage, std::size_t index, Work& work) {
+  const double start = now();
+  if (work.share.start == 0) work.share.start = start;
+  store::Table table = stage.make(index);
+  table.attributes["stage"] = stage.name;
+  table.attributes["shard"] = std::to_string(index);
+  table.attributes["fingerprint"] = stage.fingerprint;
+  const Path file = context.dir.shard(stage.name, index);
+  store::write_table(table, file);
+  work.tally.count(file, table.attributes);
+  work.share.items += stage.items(index);
+  work.share.end = now();
+  work.share.busy_seconds += work.share.end - start;
+}
+
+/// Claims and makes shards until none is left. A rank that was asked to stop, or failed, claims the rest without
+/// making it: so the others find nothing left and end after the shard in work, without another message.
+Work make_shards(const RunContext& context, const ShardedStage& stage, const std::vector<std::size_t>& open) {
+  Work work;
+  work.share.rank = context.world.rank();
+  work.share.host = context.world.host();
+  comm::WorkQueue queue(context.world, static_cast<std::int64_t>(open.size()));
+  for (auto claim = queue.claim(); claim.count > 0; claim = queue.claim()) {
+    for (std::int64_t i = claim.first; i < claim.first + claim.count; ++i) {
+      if (!work.stopped && context.stop_requested()) work.stopped = true;
+      if (work.stopped || work.error) continue;
+      try {
+        make_shard(context, stage, open[static_cast<std::size_t>(i)], work);
+      } catch (...) {
+        work.error = std::current_exception();
+      }
+    }
+  }
+  queue.finish();
+  return work;
+}
+
+// ---- the record ----------------------------------------------------------------------------------------------------
+
+json to_json(const Work& work, const Tally& checked) {
+  Tally sum = checked;
+  add(sum.rejected, work.tally.rejected);
+  sum.bytes += work.tally.bytes;
+  return {{"rank", work.share.rank},         {"host", work.share.host},   {"items", work.share.items},
+          {"busy", work.share.busy_seconds}, {"start", work.share.start}, {"end", work.share.end},
+          {"rejected", sum.rejected},        {"bytes", sum.bytes}};
+}
+
+/// Seconds of all starts with this fingerprint: one line for each start that ended in order.
+class Journal {
+ public:
+  Journal(const RunContext& context, const ShardedStage& stage)
+      : file_(context.dir.record(stage.name).parent_path() / (stage.name + ".starts")), stage_(stage) {}
+
+  void append(double seconds) const {
+    make_folder(file_.parent_path());
+    append_line(file_, json{{"fingerprint", stage_.fingerprint}, {"seconds", seconds}}.dump());
+  }
+  double seconds() const {
+    double sum = 0;
+    if (!std::filesystem::exists(file_)) return sum;
+    for (const std::string& line : split(read_file(file_), '\n')) {
+      const json entry = json::parse(line, nullptr, false);  // a torn line is not JSON
+      if (entry.is_object() && entry.value("fingerprint", "") == stage_.fingerprint) sum += entry.value("seconds", 0.0);
+    }
+    return sum;
+  }
+
+ private:
+  Path file_;
+  const ShardedStage& stage_;
+};
+
+StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>& ranks, double seconds) {
+  StageRecord record;
+  record.stage = stage.name;
+  record.fingerprint = stage.fingerprint;
+  record.seconds = seconds;
+  for (std::size_t i = 0; i < stage.shards; ++i) record.items += stage.items(i);
+  double bytes = 0;
+  for (const std::string& text : ranks) {
+    const json entry = json::parse(text);
+    RankShare share;
+    share.rank = entry.at("rank");
+    share.host = entry.at("host");
+    share.items = entry.at("items");
+    share.busy_seconds = entry.at("busy");
+    share.start = entry.at("start");
+    share.end = entry.at("end");
+    record.ranks.push_back(share);
+    add(record.rejected, entry.at("rejected").get<Counts>());
+    bytes += entry.at("bytes").get<double>();
+  }
+  record.figures["bytes"] = bytes;
+  record.figures["shards"] = static_cast<double>(stage.shards);
+  return record;
+}
+
+/// True on all ranks when there is nothing to do. `present` is filled on all ranks.
+bool is_complete(const RunContext& context, const ShardedStage& stage, std::string& present) {
+  bool complete = false;
+  context.world.together([&] {
+    if (!context.world.is_root()) return;
+    present = list_shards(context, stage);
+    std::optional<StageRecord> record;
+    try {
+      record = read_record(context.dir, stage.name);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::Data) throw;
+      log::warn(stage.name, ": its record is damaged and is made again: ", error.text().why);
+    }
+    complete = record && record->fingerprint == stage.fingerprint && present.find('0') == std::string::npos;
+    if (complete) log::info(stage.name, ": complete already");
+  });
+  present = context.world.broadcast_text(std::move(present));
+  return context.world.any(complete);
+}
+
+/// All ranks leave together: with the error where it happened, or with Stopped.
+void end_early(const RunContext& context, const ShardedStage& stage, const Work& work) {
+  context.world.together([&] {
+    if (work.error) std::rethrow_exception(work.error);
+  });
+  if (context.world.any(work.stopped))
+    fail(ErrorKind::Stopped, {"stopped early, as asked", stage.name, "the shards that are made are kept",
+                              "run the same command again: it continues"});
+}
+
+}  // namespace
+
+void run_sharded(const RunContext& context, const ShardedStage& stage) {
+  DIVERGEN_CHECK(stage.make && stage.items && !stage.name.empty() && !stage.fingerprint.empty());
+  const double start = now();
+  comm::World& world = context.world;
+  std::string present;
+  if (is_complete(context, stage, present)) return;
+  if (world.is_root()) remove_quietly(context.dir.record(stage.name));  // it does not hold for what is made now
+
+  Tally checked;
+  const std::vector<std::size_t> open = open_shards(context, stage, present, checked);
+  if (world.is_root())
+    log::info(stage.name, ": ", open.size(), " of ", stage.shards, " shards to make on ", world.size(), " ranks");
+  if (!open.empty() && stage.prepare) stage.prepare();
+  const Work work = make_shards(context, stage, open);
+
+  const Journal journal(context, stage);
+  world.together([&] {
+    if (world.is_root()) journal.append(now() - start);
+  });
+  end_early(context, stage, work);
+
+  const std::vector<std::string> ranks = world.gather_texts(to_json(work, checked).dump());
+  StageRecord record;
+  if (world.is_root()) record = record_of(stage, ranks, journal.seconds());
+  if (stage.complete) stage.complete(record);
+  world.together([&] {
+    if (world.is_root()) write_record(context.dir, record);
+  });
+}
+
+void set_rejected(store::Table& table, const std::map<std::string, std::int64_t>& rejected) {
+  json counts = json::object();
+  for (const auto& [reason, count] : rejected)
+    if (count != 0) counts[reason] = count;
+  table.attributes["rejected"] = counts.dump();
+}
+
+std::map<std::string, std::int64_t> rejected_of(const std::map<std::string, std::string>& attributes) {
+  const auto found = attributes.find("rejected");
+  if (found == attributes.end()) return {};
+  try {
+    return json::parse(found->second).get<Counts>();
+  } catch (const json::exception& error) {
+    fail(ErrorKind::Data, {"a shard's numbers of rejected items cannot be read", "attribute 'rejected'", error.what(),
+                           "run `divergen repair` on its run"});
+  }
+}
+
+store::Table read_shard(const RunDirectory& dir, const std::string& stage, std::size_t index,
+                        const std::string& format) {
+  const Path file = dir.shard(stage, index);
+  if (!std::filesystem::exists(file))
+    fail(ErrorKind::Data, {"a shard of an earlier stage is missing", file.string(), "",
+                           cat("run `divergen ", stage, "` again: it makes what is missing")});
+  store::Table table = store::read_table(file);
+  if (table.format() != format)
+    fail(ErrorKind::Data, {"a shard holds something else than its folder says", file.string(),
+                           cat("it is '", table.format(), "', not '", format, "'"),
+                           cat("remove it, then run `divergen ", stage, "` again")});
+  return table;
+}
+
+std::string fingerprint_of(const RunDirectory& dir, const std::string& stage) {
+  const std::optional<StageRecord> record = read_record(dir, stage);
+  if (!record)
+    fail(ErrorKind::Data, {cat("the stage '", stage, "' is not complete"), dir.record(stage).string(),
+                           "its record does not exist", cat("run `divergen ", stage, "` first")});
+  return record->fingerprint;
+}
+
+}  // namespace divergen::stages
