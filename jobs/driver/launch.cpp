@@ -1,0 +1,131 @@
+#include "driver/launch.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <utility>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+
+namespace divergen::driver {
+namespace {
+
+volatile std::sig_atomic_t child_process = 0;
+volatile std::sig_atomic_t stops_asked = 0;
+
+/// The first signal asks the ranks to stop at a safe point; the third ends them.
+void pass_on(int) {
+  ++stops_asked;
+  if (child_process > 0) ::kill(static_cast<pid_t>(child_process), stops_asked < 3 ? SIGUSR2 : SIGKILL);
+}
+
+void set_default_environment(const char* name, const std::string& value) { ::setenv(name, value.c_str(), 0); }
+
+void prepare_environment(const Launch& launch) {
+  const std::string threads = std::to_string(launch.threads_per_rank);
+  ::setenv("OMP_NUM_THREADS", threads.c_str(), 1);
+  set_default_environment("MKL_NUM_THREADS", threads);
+  // Ranks wait in system calls, not in spinning threads: a laptop's cores are shared by all of them.
+  set_default_environment("OMP_WAIT_POLICY", "passive");
+  set_default_environment("OMPI_MCA_mpi_yield_when_idle", "1");
+  if (::geteuid() == 0) {
+    set_default_environment("OMPI_ALLOW_RUN_AS_ROOT", "1");
+    set_default_environment("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+  }
+}
+
+int exit_code_of(int status) {
+  if (WIFEXITED(status)) {
+    const int code = WEXITSTATUS(status);
+    return code > 128 ? exit_code(ErrorKind::Comm) : code;
+  }
+  return exit_code(ErrorKind::Comm);
+}
+
+}  // namespace
+
+Path program_folder() {
+  std::error_code problem;
+  const Path self = std::filesystem::read_symlink("/proc/self/exe", problem);
+  return problem ? Path(".") : self.parent_path();
+}
+
+RunLock::RunLock(const Path& run_dir) {
+  make_folder(run_dir);
+  const Path file = run_dir / ".lock";
+  // Not closed on exec: mpirun inherits it, so that the lock outlives a killed driver for as long as its ranks are there.
+  descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT, 0644);
+  if (descriptor_ < 0) fail_errno("cannot open the lock of the run directory", file.string(), errno);
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+    const int problem = errno;
+    char holder[64] = {};
+    const ssize_t n = ::pread(descriptor_, holder, sizeof holder - 1, 0);
+    ::close(std::exchange(descriptor_, -1));
+    if (problem != EWOULDBLOCK) fail_errno("cannot lock the run directory", file.string(), problem);
+    fail(ErrorKind::Io, {"another divergen is at work in this run directory", run_dir.string(),
+                         n > 0 ? cat("process ", holder, " holds it") : "its lock is held",
+                         "wait for it, stop it, or name another directory with --set run.dir=..."});
+  }
+  const std::string holder = std::to_string(::getpid());
+  if (::ftruncate(descriptor_, 0) != 0 || ::pwrite(descriptor_, holder.data(), holder.size(), 0) < 0)
+    log::debug("the lock file does not say who holds it");
+}
+
+RunLock::~RunLock() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+std::vector<std::string> command_line(const Launch& launch) {
+  std::vector<std::string> command;
+  const std::string ranks = std::to_string(launch.ranks);
+  if (std::getenv("SLURM_JOB_ID") != nullptr) {
+    command = {"srun", "--mpi=pmix", "-n", ranks};
+  } else {
+    command = {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", ranks};
+  }
+  command.push_back((program_folder() / "divergen-worker").string());
+  command.insert(command.end(), launch.worker_args.begin(), launch.worker_args.end());
+  return command;
+}
+
+int run(const Launch& launch) {
+  const std::vector<std::string> command = command_line(launch);
+  std::vector<char*> argv;
+  for (const std::string& part : command) argv.push_back(const_cast<char*>(part.c_str()));
+  argv.push_back(nullptr);
+  prepare_environment(launch);
+  log::flush();
+  const pid_t child = ::fork();
+  if (child < 0) fail_errno("cannot start a process", command[0], errno);
+  if (child == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGTERM);  // a killed driver takes its ranks along
+    ::setpgid(0, 0);                     // Ctrl-C reaches the driver alone, which asks the ranks to stop
+    ::execvp(argv[0], argv.data());
+    ::_exit(127);
+  }
+  child_process = child;
+  struct sigaction handler {};
+  handler.sa_handler = pass_on;
+  ::sigaction(SIGTERM, &handler, nullptr);
+  ::sigaction(SIGINT, &handler, nullptr);
+  ::sigaction(SIGUSR1, &handler, nullptr);
+  ::sigaction(SIGUSR2, &handler, nullptr);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  child_process = 0;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+    fail(ErrorKind::Io, {"cannot start the ranks", command[0], "the program was not found",
+                         "run tools/setup.sh, which installs Open MPI"});
+  if (stops_asked > 0 && exit_code_of(status) != 0) return exit_code(ErrorKind::Stopped);
+  return exit_code_of(status);
+}
+
+}  // namespace divergen::driver

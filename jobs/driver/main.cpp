@@ -1,0 +1,37 @@
+// divergen: the light driver. Starts in milliseconds; what computes runs in divergen-worker, launched through mpirun.
+
+#include <iostream>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "driver/commands.hpp"
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "Generates, filters and pastes object instances for long-tailed detection, and measures what they bring.\n\n"
+      "Example: divergen run configs/mini.toml --ranks 2"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", DIVERGEN_VERSION);
+  app.footer("Exit codes: 0 done, 64 usage or configuration, 65 bad data, 70 bug or lost rank, 74 input/output,\n"
+             "75 stopped early (run again to continue).");
+  divergen::driver::Action action;
+  divergen::driver::add_run_commands(app, action);
+  divergen::driver::add_status_command(app, action);
+  divergen::driver::add_library_commands(app, action);
+  divergen::driver::add_eval_command(app, action);
+  divergen::driver::add_doctor_command(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : divergen::exit_code(divergen::ErrorKind::Usage);
+  }
+  try {
+    return action();
+  } catch (const divergen::Error& error) {
+    divergen::log::error(error.what());
+    return divergen::exit_code(error.kind());
+  } catch (const std::exception& error) {
+    divergen::log::error("unexpected: ", error.what());
+    return divergen::exit_code(divergen::ErrorKind::Bug);
+  }
+}

@@ -1,0 +1,100 @@
+// divergen-worker: one stage on all ranks of an MPI launch. Users start it through `divergen`.
+
+#include <ATen/Parallel.h>
+
+#include <CLI/CLI.hpp>
+
+#include "base/log.hpp"
+#include "base/signals.hpp"
+#include "stages/annotate/annotate.hpp"
+#include "stages/common/context.hpp"
+#include "stages/evaluate/evaluate.hpp"
+#include "stages/filter/filter.hpp"
+#include "stages/generate/generate.hpp"
+#include "stages/plan/plan_stage.hpp"
+#include "stages/pool/pool.hpp"
+#include "stages/train/train.hpp"
+
+namespace {
+
+using namespace divergen;
+
+struct Options {
+  std::string stage, config, training;
+  std::vector<std::string> overrides;
+};
+
+log::Level level_of(const std::string& name) {
+  if (name == "debug") return log::Level::Debug;
+  if (name == "warn") return log::Level::Warn;
+  if (name == "error") return log::Level::Error;
+  return log::Level::Info;
+}
+
+const config::TrainSettings& training_of(const config::RunConfig& config, const std::string& name) {
+  for (const auto& training : config.trainings)
+    if (training.name == name) return training;
+  fail(ErrorKind::Usage,
+       {"there is no such training", name, "the configuration does not name it", "use a name of its [[trainings]]"});
+}
+
+void run_stage(const Options& o, comm::World& world) {
+  const config::RunConfig config = config::read_run_config(o.config, o.overrides);
+  const stages::RunDirectory dir(config.run.dir);
+  const std::string label = o.training.empty() ? o.stage : o.stage + "." + o.training;
+  make_folder(dir.root() / "logs");
+  log::init({world.rank(), (dir.root() / "logs" / cat(label, ".rank-", world.rank(), ".log")).string(),
+             level_of(config.run.log_level)});
+  at::set_num_threads(static_cast<int>(config.run.threads_per_rank));
+  const Path stop_file = dir.stop_file();
+  stages::RunContext context{config, dir, world,
+                             [stop_file] { return stop_signalled() || std::filesystem::exists(stop_file); }};
+  if (o.stage == "plan") return stages::run_plan(context);
+  if (o.stage == "generate") return stages::run_generate(context);
+  if (o.stage == "annotate") return stages::run_annotate(context);
+  if (o.stage == "filter") return stages::run_filter(context);
+  if (o.stage == "pool") return stages::run_pool(context);
+  if (o.stage == "train") return stages::run_train(context, training_of(config, o.training));
+  if (o.stage == "evaluate") return stages::run_evaluate(context, training_of(config, o.training));
+  fail(ErrorKind::Usage, {"there is no such stage", o.stage, "",
+                          "use plan, generate, annotate, filter, pool, train or evaluate"});
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  install_stop_signals();
+  comm::World world(&argc, &argv);
+  CLI::App app{"One stage of a run, on all ranks.\n\nExample: mpirun -n 2 divergen-worker generate configs/mini.toml"};
+  Options o;
+  app.add_option("stage", o.stage, "plan, generate, annotate, filter, pool, train, evaluate")->required();
+  app.add_option("config", o.config, "configuration file (TOML)")->required();
+  app.add_option("--set", o.overrides, "section.key=value, over the file")->take_all();
+  app.add_option("--training", o.training, "of train and evaluate: which of [[trainings]]");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = world.is_root() ? app.exit(error) : error.get_exit_code();
+    return code == 0 ? 0 : exit_code(ErrorKind::Usage);
+  }
+  int code = 0;
+  try {
+    run_stage(o, world);
+    return 0;
+  } catch (const Error& error) {
+    code = exit_code(error.kind());
+    if (error.kind() == ErrorKind::Stopped) {
+      // All ranks agreed to stop: each leaves by itself.
+      if (world.is_root()) log::warn(error.what());
+      return code;
+    }
+    log::error("rank ", world.rank(), ": ", error.what());
+  } catch (const std::exception& error) {
+    code = exit_code(ErrorKind::Bug);
+    log::error("rank ", world.rank(), ": unexpected: ", error.what());
+  }
+  log::flush();
+  // The other ranks may be waiting for this one.
+  if (world.size() > 1) world.abort(code);
+  return code;
+}
