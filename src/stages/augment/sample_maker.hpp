@@ -23,7 +23,8 @@ class InstancePool {
   InstancePool(std::shared_ptr<const store::Library> library, const config::TrainSettings& training,
                const ClassMap& class_of);
   std::size_t size() const;
-  const std::vector<std::vector<std::size_t>>& by_class() const;  // library entries, of non-empty classes in class order
+  const std::vector<std::vector<std::size_t>>& by_class()
+      const;  // library entries, of non-empty classes in class order
   const store::Library& library() const;
 
  private:
