@@ -1,7 +1,6 @@
 #include "stages/plan/plan.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 #include <unordered_map>
 #include <unordered_set>
@@ -45,11 +44,36 @@ void check_input(const PlanInput& input) {
   for (const auto& category : input.categories) {
     if (!ids.insert(category.id).second)
       wrong("two categories share an id", std::to_string(category.id), "mend the category file");
-    if (category.prompts.empty())
-      wrong("a category has no prompt", cat(category.name, " (id ", category.id, ")"),
-            "add a prompt file for it, or use the template");
   }
 }
+
+/// Gives each distinct text one index.
+class PromptTable {
+ public:
+  explicit PromptTable(std::vector<std::string>& texts) : texts_(texts) {}
+
+  /// Indices of the prompts of `category` in the sources of `generator`, each once.
+  std::vector<std::int32_t> of(const PlanCategory& category, const PlanGenerator& generator) {
+    std::vector<std::int32_t> out;
+    std::unordered_set<std::int32_t> seen;
+    for (const std::string& source : generator.sources) {
+      const auto found = category.prompts.find(source);
+      if (found == category.prompts.end()) continue;
+      for (const std::string& text : found->second)
+        if (const std::int32_t index = enter(text); seen.insert(index).second) out.push_back(index);
+    }
+    return out;
+  }
+
+ private:
+  std::int32_t enter(const std::string& text) {
+    const auto [entry, is_new] = known_.emplace(text, static_cast<std::int32_t>(texts_.size()));
+    if (is_new) texts_.push_back(text);
+    return entry->second;
+  }
+  std::vector<std::string>& texts_;
+  std::unordered_map<std::string, std::int32_t> known_;
+};
 
 }  // namespace
 
@@ -75,7 +99,8 @@ std::uint64_t Plan::hash() const {
   std::uint64_t h = hash64(cat(kFormat, kVersion, ":", shard_items));
   for (const std::uint64_t id : item_id) h = hash64({reinterpret_cast<const char*>(&id), sizeof id}, h);
   for (const auto& name : generators) h = hash64(name, h);
-  for (const auto& category : categories) h = hash64(category.name, h + static_cast<std::uint64_t>(category.id));
+  for (const auto& category : categories)
+    h = hash64(cat(category.id, ':', category.name, ':', category.frequency, ':', category.is_extra), h);
   return h;
 }
 
@@ -83,30 +108,24 @@ Plan make_plan(const PlanInput& input) {
   check_input(input);
   Plan plan;
   plan.shard_items = input.shard_items;
-  std::unordered_map<std::string, std::int32_t> known;
-  std::vector<std::vector<std::int32_t>> prompt_of(input.categories.size());
-  for (std::size_t c = 0; c < input.categories.size(); ++c) {
-    PlanCategory category = input.categories[c];
-    for (const std::string& text : category.prompts) {
-      const auto [entry, is_new] = known.emplace(text, static_cast<std::int32_t>(plan.prompts.size()));
-      if (is_new) plan.prompts.push_back(text);
-      prompt_of[c].push_back(entry->second);
-    }
+  for (PlanCategory category : input.categories) {
     category.prompts.clear();
     plan.categories.push_back(std::move(category));
   }
+  PromptTable prompts(plan.prompts);
   std::unordered_set<std::uint64_t> ids;
   for (std::size_t g = 0; g < input.generators.size(); ++g) {
     const PlanGenerator& generator = input.generators[g];
+    const std::size_t before = plan.size();
     plan.generators.push_back(generator.name);
     for (std::size_t c = 0; c < plan.categories.size(); ++c)
-      for (const std::int32_t prompt : prompt_of[c])
+      for (const std::int32_t prompt : prompts.of(input.categories[c], generator))
         for (std::int32_t sample = 0; sample < generator.samples_per_prompt; ++sample) {
           const auto& text = plan.prompts[static_cast<std::size_t>(prompt)];
           const std::uint64_t id = item_hash(input.seed, generator.name, plan.categories[c].id, text, sample);
-          if (!ids.insert(id).second)  // the same prompt twice in one category, or (never seen) a hash collision
-            fail(ErrorKind::Config, {"two items of the plan are the same", cat(plan.categories[c].name, ": ", text),
-                                     "a prompt stands twice in one category", "remove the duplicate"});
+          if (!ids.insert(id).second)
+            fail(ErrorKind::Config, {"two items of the plan have the same id", cat(plan.categories[c].name, ": ", text),
+                                     "their 64-bit hashes collide", "choose another seed"});
           plan.item_id.push_back(id);
           plan.seed.push_back(derive_seed(id, "noise"));
           plan.generator.push_back(static_cast<std::int32_t>(g));
@@ -114,6 +133,10 @@ Plan make_plan(const PlanInput& input) {
           plan.prompt.push_back(prompt);
           plan.sample.push_back(sample);
         }
+    if (plan.size() == before)
+      fail(ErrorKind::Config,
+           {"a generator has nothing to make", generator.name, "its prompt sources hold no prompt of any category",
+            "add prompts for the planned categories, or use a template source"});
   }
   plan.cut_shards();
   return plan;
@@ -162,7 +185,7 @@ Plan read_plan(const Path& file) {
 std::string template_prompt(std::string_view name, std::string_view definition) {
   std::string spaced(name);
   std::replace(spaced.begin(), spaced.end(), '_', ' ');
-  return cat("a photo of a single ", spaced, ", ", definition, ", in a white background");
+  return cat("a photo of a single ", spaced, definition.empty() ? "" : ", ", definition, ", in a white background");
 }
 
 std::vector<std::string> read_prompts(const Path& folder, std::int32_t category_id) {

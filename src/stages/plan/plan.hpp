@@ -7,7 +7,7 @@
 // categories or prompts leaves the existing items as they are.
 
 #include <cstdint>
-#include <span>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,16 +16,17 @@
 namespace divergen::stages {
 
 struct PlanCategory {
-  std::int32_t id = 0;    // as in the data set's JSON (LVIS: 1-based)
-  std::string name;       // raw, underscored
-  std::string frequency;  // "r", "c", "f"
-  bool is_extra = false;  // outside the evaluated set
-  std::vector<std::string> prompts;
+  std::int32_t id = 0;                                      // as in the data set's JSON (LVIS: 1-based)
+  std::string name;                                         // raw, underscored
+  std::string frequency;                                    // "r", "c", "f"
+  bool is_extra = false;                                    // outside the evaluated set
+  std::map<std::string, std::vector<std::string>> prompts;  // of each source that has some for this category
 };
 
 struct PlanGenerator {
   std::string name;
   std::int32_t samples_per_prompt = 1;
+  std::vector<std::string> sources;  // whose prompts it paints, in this order; a text that stands in two counts once
 };
 
 struct PlanInput {
@@ -66,7 +67,8 @@ struct Plan {
   std::vector<Range> ranges_;
 };
 
-/// Throws Error(Config) when there is nothing to make, a category has no prompt, or two generators share a name.
+/// A category without prompts in a generator's sources has no items of that generator. Throws Error(Config) when a
+/// generator has nothing to make, or two generators or categories share a name or id.
 Plan make_plan(const PlanInput& input);
 
 void write_plan(const Plan& plan, const Path& file);
@@ -74,7 +76,7 @@ void write_plan(const Plan& plan, const Path& file);
 Plan read_plan(const Path& file);
 
 /// DiverGen's manual template (reference/semantics.md §2): "a photo of a single {name}, {def}, in a white background",
-/// underscores of the name as spaces.
+/// underscores of the name as spaces. The clause of a missing definition is left out.
 std::string template_prompt(std::string_view name, std::string_view definition);
 
 /// Prompts of a category from a folder of "<id>.txt" files, one a line; empty lines are skipped, and duplicates too

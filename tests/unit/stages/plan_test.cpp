@@ -14,8 +14,9 @@ namespace {
 PlanInput two_by_two() {
   PlanInput input;
   input.seed = 7;
-  input.categories = {{3, "cat", "f", false, {"a cat", "one cat"}}, {9, "koala", "c", true, {"a koala"}}};
-  input.generators = {{"sd", 2}, {"if", 1}};
+  input.categories = {{3, "cat", "f", false, {{"manual", {"a cat", "one cat"}}}},
+                      {9, "koala", "c", true, {{"manual", {"a koala"}}, {"gpt", {"a koala", "a grey koala"}}}}};
+  input.generators = {{"sd", 2, {"manual"}}, {"if", 1, {"manual"}}};
   input.shard_items = 4;
   return input;
 }
@@ -52,7 +53,7 @@ TEST(Plan, ShardsCoverAllItemsAndKeepToOneGenerator) {
 
 TEST(Plan, KeepsItemsWhenCategoriesAreAdded) {
   PlanInput more = two_by_two();
-  more.categories.insert(more.categories.begin(), {1, "ant", "r", false, {"an ant"}});
+  more.categories.insert(more.categories.begin(), {1, "ant", "r", false, {{"manual", {"an ant"}}}});
 
   const auto before = seeds_by_id(make_plan(two_by_two()));
   const auto after = seeds_by_id(make_plan(more));
@@ -74,9 +75,43 @@ TEST(Plan, SurvivesItsFile) {
   EXPECT_TRUE(again.categories[1].is_extra);
 }
 
-TEST(Plan, RefusesACategoryWithoutPrompt) {
+TEST(Plan, EachGeneratorPaintsThePromptsOfItsOwnSources) {
   PlanInput input = two_by_two();
-  input.categories[1].prompts.clear();
+  input.generators = {{"sd", 2, {"manual"}}, {"if", 1, {"gpt", "manual"}}};
+  const Plan plan = make_plan(input);
+  std::multiset<std::string> painted;
+
+  for (std::size_t i = 0; i < plan.size(); ++i)
+    if (plan.generators[static_cast<std::size_t>(plan.generator[i])] == "if")
+      painted.insert(plan.prompts[static_cast<std::size_t>(plan.prompt[i])]);
+
+  EXPECT_EQ(painted, (std::multiset<std::string>{"a cat", "one cat", "a koala", "a grey koala"}));
+}
+
+TEST(Plan, KeepsItemsWhenAGeneratorGetsMoreSources) {
+  PlanInput more = two_by_two();
+  more.generators[0].sources = {"gpt", "manual"};
+
+  const auto before = seeds_by_id(make_plan(two_by_two()));
+  const auto after = seeds_by_id(make_plan(more));
+
+  EXPECT_EQ(after.size(), before.size() + 2);
+  for (const auto& [id, seed] : before) EXPECT_EQ(after.at(id), seed);
+}
+
+TEST(Plan, LeavesOutACategoryThatASourceDoesNotKnow) {
+  PlanInput input = two_by_two();
+  input.generators = {{"if", 1, {"gpt"}}};
+
+  const Plan plan = make_plan(input);
+
+  EXPECT_EQ(plan.size(), 2u);
+  EXPECT_EQ(plan.categories.size(), 2u);
+}
+
+TEST(Plan, RefusesAGeneratorWithoutAnyPrompt) {
+  PlanInput input = two_by_two();
+  input.generators[1].sources = {"elsewhere"};
 
   EXPECT_THROW(make_plan(input), Error);
 }
@@ -84,6 +119,7 @@ TEST(Plan, RefusesACategoryWithoutPrompt) {
 TEST(Plan, WritesTheManualTemplateAsPublished) {
   EXPECT_EQ(template_prompt("aerosol_can", "a dispenser"),
             "a photo of a single aerosol can, a dispenser, in a white background");
+  EXPECT_EQ(template_prompt("dog", ""), "a photo of a single dog, in a white background");
 }
 
 }  // namespace divergen::stages
