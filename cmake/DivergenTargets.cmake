@@ -1,5 +1,5 @@
 # divergen_library(NAME DEPS ... [TORCH])  one static library divergen_NAME of all sources of the current folder
-# divergen_test(NAME SOURCES ... LIBS ... LABELS ... [TORCH] [MPI n] [PREFIX p.] [TIMEOUT s])
+# divergen_test(NAME SOURCES ... LIBS ... LABELS ... [TORCH] [MPI n ...] [PREFIX p.] [TIMEOUT s])
 #
 # TORCH targets share one precompiled header (ATen and autograd), which a source file costs 6 s without.
 
@@ -52,7 +52,7 @@ function(divergen_program name)
 endfunction()
 
 function(divergen_test name)
-  cmake_parse_arguments(ARG "TORCH" "MPI;PREFIX;TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH" "PREFIX;TIMEOUT" "SOURCES;LIBS;LABELS;MPI" ${ARGN})
   if(ARG_TORCH AND NOT DIVERGEN_TORCH)
     return()
   endif()

@@ -1,0 +1,44 @@
+#pragma once
+// main() of the MPI tests: all ranks run the same cases in the same order; only rank 0 prints, others print failures.
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <memory>
+
+#include "comm/world.hpp"
+
+namespace divergen::test {
+
+inline comm::World*& world_slot() {
+  static comm::World* world = nullptr;
+  return world;
+}
+/// The ranks of this test program.
+inline comm::World& world() { return *world_slot(); }
+
+/// A failed case on one rank must not leave the others waiting in a collective of the next: ranks agree after each.
+class AgreeAfterEachCase : public testing::EmptyTestEventListener {
+  void OnTestPartResult(const testing::TestPartResult& result) override {
+    if (result.failed() && !world().is_root())
+      std::fprintf(stderr, "[rank %d] %s:%d\n%s\n", world().rank(), result.file_name() ? result.file_name() : "?",
+                   result.line_number(), result.message());
+  }
+  void OnTestEnd(const testing::TestInfo&) override { world().barrier(); }
+};
+
+inline int run_mpi_tests(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  comm::World ranks(&argc, &argv);
+  world_slot() = &ranks;
+  auto& listeners = testing::UnitTest::GetInstance()->listeners();
+  if (!ranks.is_root()) delete listeners.Release(listeners.default_result_printer());
+  listeners.Append(new AgreeAfterEachCase);
+  const int failed = RUN_ALL_TESTS();
+  return ranks.any(failed != 0) ? 1 : 0;
+}
+
+}  // namespace divergen::test
+
+#define DIVERGEN_MPI_MAIN() \
+  int main(int argc, char** argv) { return divergen::test::run_mpi_tests(argc, argv); }
