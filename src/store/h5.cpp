@@ -12,6 +12,11 @@ herr_t keep_last(unsigned, const H5E_error2_t* error, void* out) {
 
 void quiet() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
 
+std::mutex& library_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 std::string take_error() {
   std::string message;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_DOWNWARD, &keep_last, &message);

@@ -4,7 +4,10 @@
 
 #include <hdf5.h>
 
+#include <cstdint>
+#include <mutex>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "base/error.hpp"
@@ -17,6 +20,9 @@ std::string take_error();
 
 /// Silences HDF5's printing to stderr for this thread; errors are fetched by take_error().
 void quiet();
+
+/// Held around every use of the library in this process: not every build of it may be called from two threads.
+std::mutex& library_mutex();
 
 /// An owned identifier. close() checks; the destructor only cleans up after an error.
 class Handle {
@@ -41,5 +47,17 @@ class Handle {
   hid_t id_ = -1;
   Closer closer_ = nullptr;
 };
+
+/// HDF5's name of a column's type.
+template <class T>
+hid_t type_of() {
+  if constexpr (std::is_same_v<T, std::int32_t>) return H5T_NATIVE_INT32;
+  if constexpr (std::is_same_v<T, std::int64_t>) return H5T_NATIVE_INT64;
+  if constexpr (std::is_same_v<T, std::uint8_t>) return H5T_NATIVE_UINT8;
+  if constexpr (std::is_same_v<T, std::uint32_t>) return H5T_NATIVE_UINT32;
+  if constexpr (std::is_same_v<T, std::uint64_t>) return H5T_NATIVE_UINT64;
+  if constexpr (std::is_same_v<T, float>) return H5T_NATIVE_FLOAT;
+  if constexpr (std::is_same_v<T, double>) return H5T_NATIVE_DOUBLE;
+}
 
 }  // namespace divergen::store::h5

@@ -19,19 +19,24 @@ namespace divergen::store {
 inline constexpr const char* kLibraryFormat = "divergen-instances";
 inline constexpr int kLibraryVersion = 1;
 
+/// Bits of Instance::flags.
+inline constexpr std::uint32_t kTouchesBorder = 1;  // the cut-out reaches the generated picture's border: maybe cut off
+inline constexpr std::uint32_t kPartsDropped = 2;   // the mask had other parts than the one that was kept
+
 /// One instance with everything that is known of it.
 struct Instance {
   std::uint64_t item_id = 0, seed = 0;
-  std::int32_t category_id = 0;      // as in the data set (LVIS: 1-based)
-  std::int32_t generator = 0;        // index into the library's generators
-  std::int32_t prompt = 0;           // index into the library's prompts
+  std::int32_t category_id = 0;  // as in the data set (LVIS: 1-based)
+  std::int32_t generator = 0;    // index into the library's generators
+  std::int32_t prompt = 0;       // index into the library's prompts
   std::int32_t sample = 0;
-  std::int32_t width = 0, height = 0;            // of the cut-out, px
-  std::int32_t box_x = 0, box_y = 0;             // its place in the generated picture
+  std::int32_t width = 0, height = 0;                // of the cut-out, px
+  std::int32_t box_x = 0, box_y = 0;                 // its place in the generated picture
   std::int32_t source_width = 0, source_height = 0;  // of the generated picture
-  std::int64_t area = 0;             // px with alpha above the pool's threshold
+  std::int64_t area = 0;                             // px with alpha above the pool's threshold
   float similarity = 0, clip_score = 0;
-  std::string png;                   // RGBA
+  std::uint32_t flags = 0;
+  std::string png;  // RGBA
 };
 
 struct LibraryCategory {
@@ -44,27 +49,53 @@ struct LibraryGenerator {
   std::int64_t steps = 0;
   double guidance = 0;
 };
-/// The tables that instances point into, equal in all shards of a library.
+/// The tables that instances point into. An index means the same in all shards of a library.
 struct LibraryTables {
   std::vector<LibraryCategory> categories;
   std::vector<LibraryGenerator> generators;
-  std::vector<std::string> prompts;
+  std::vector<std::string> prompts;  // read from a shard or an index: "" where no instance has the prompt
+  // Of the shards' making, for provenance. config_hash covers the settings that decide the instances.
   std::string annotator_hash, clip_hash, config_hash, software;
 };
 
-/// One shard, whole or not at all. At most 4,096 instances. Throws Error(NoSpace | Io).
+/// XXH3 over everything of an instance with indices resolved to what they name (texts, weights), so that equal
+/// instances have equal hashes in whatever library, shard and row. Byte for byte in data/README.md.
+/// Throws Error(Data) when an index points outside the tables.
+std::uint64_t record_hash(const Instance& instance, const LibraryTables& tables);
+
+/// Order-independent hash of a set of instances: sums of mixed record hashes.
+class LibraryHash {
+ public:
+  void add(std::uint64_t record_hash);
+  std::string hex() const;  // 32 digits
+
+ private:
+  std::uint64_t low_ = 0, high_ = 0;
+};
+
+/// A shard in memory: at most kShardRows instances. Of the prompts, only those that its instances have are in it.
+inline constexpr std::size_t kShardRows = 4096;
+Table make_library_table(const std::vector<Instance>& instances, const LibraryTables& tables);
+/// Throws Error(Data) when the table is not a library shard of this version, or a record hash does not fit.
+std::vector<Instance> instances_of(const Table& table, LibraryTables* tables = nullptr);
+
+/// One shard, whole or not at all. Throws Error(NoSpace | Io).
 void write_library_shard(const Path& file, const std::vector<Instance>& instances, const LibraryTables& tables);
 /// Reads and checks all rows. Throws Error(Data).
 std::vector<Instance> read_library_shard(const Path& file, LibraryTables* tables = nullptr);
 
-/// Writes index.h5 over all shard-*.h5 of the folder: per-category lists of (shard, row) with their sizes, and the
-/// library hash. A pure function of the shards.
+/// The library's shards (shard-*.h5) in the order of their names.
+std::vector<Path> library_shards(const Path& folder);
+
+/// Writes index.h5 over all shards of the folder: per-category lists of (shard, row) with what can be known without
+/// reading a shard, and the library hash. A pure function of the shards, which it reads without their pictures.
+/// Throws Error(Data) when a shard is damaged, two shards hold the same item, or their tables contradict each other.
 void write_library_index(const Path& folder);
 
-/// Read access. Thread-safe after construction (each read opens or reuses a per-thread file handle).
+/// Read access. Thread-safe after construction; reading a picture is one read of just its bytes, without a lock held.
 class Library {
  public:
-  /// Throws Error(Io | Data).
+  /// Reads the index alone. Throws Error(Io | Data).
   explicit Library(const Path& folder);
   ~Library();
 
@@ -74,8 +105,14 @@ class Library {
   const std::string& hash() const;
   const LibraryTables& tables() const;
 
+  /// Number of instances of each category that has some.
+  const std::map<std::int32_t, std::int64_t>& per_category() const;
+  /// Files of the shards, which Entry::shard counts in.
+  const std::vector<Path>& shards() const;
+
   /// What can be known of an instance without reading its shard.
   struct Entry {
+    std::uint64_t item_id = 0;
     std::int32_t category_id = 0, generator = 0, width = 0, height = 0;
     std::uint32_t shard = 0, row = 0;
     float similarity = 0;
@@ -83,9 +120,9 @@ class Library {
   /// Sorted by (category, item id).
   const std::vector<Entry>& entries() const;
 
-  /// PNG bytes of entry `i`, checked against its record hash. Throws Error(Io | Data) naming shard, row.
+  /// PNG bytes of entry `i`, checked against their hash in the index. Throws Error(Io | Data) naming shard, row.
   std::string read_png(std::size_t i) const;
-  /// The whole record of entry `i`.
+  /// The whole record of entry `i`, checked against its record hash. The first read from a shard reads its columns.
   Instance read(std::size_t i) const;
 
  private:

@@ -1,60 +1,28 @@
 // Table <-> HDF5 file.
 
-#include <cstring>
+#include <mutex>
 
 #include "base/hash.hpp"
 #include "store/h5.hpp"
+#include "store/h5_reader.hpp"
 #include "store/table.hpp"
 
 namespace divergen::store {
 namespace {
 
-constexpr hsize_t kChunkBytes = 1 << 20;  // one checksum covers this much; small enough to read single rows cheaply
-constexpr const char* kHeapOffset = "heap_offset";
-constexpr const char* kHeapLength = "heap_length";
-constexpr const char* kRowHash = "row_hash";
+using h5::damaged;
+using h5::kHeapLength;
+using h5::kHeapOffset;
+using h5::kRowHash;
+using h5::Reader;
 
-template <class T>
-hid_t type_of();
-template <>
-hid_t type_of<std::int32_t>() {
-  return H5T_NATIVE_INT32;
-}
-template <>
-hid_t type_of<std::int64_t>() {
-  return H5T_NATIVE_INT64;
-}
-template <>
-hid_t type_of<std::uint8_t>() {
-  return H5T_NATIVE_UINT8;
-}
-template <>
-hid_t type_of<std::uint32_t>() {
-  return H5T_NATIVE_UINT32;
-}
-template <>
-hid_t type_of<std::uint64_t>() {
-  return H5T_NATIVE_UINT64;
-}
-template <>
-hid_t type_of<float>() {
-  return H5T_NATIVE_FLOAT;
-}
-template <>
-hid_t type_of<double>() {
-  return H5T_NATIVE_DOUBLE;
-}
-
-[[noreturn]] void damaged(const Path& path, const std::string& object, const std::string& why) {
-  fail(ErrorKind::Data, {"a table file is damaged", object.empty() ? path.string() : cat(path.string(), " ", object),
-                         why, "run `divergen repair` on its run, which makes exactly the missing rows again"});
-}
+constexpr hsize_t kChunkBytes = 1 << 20;  // one checksum covers this much
 
 // ---- writing -------------------------------------------------------------------------------------------------------
 
 class Writer {
  public:
-  explicit Writer(const Path& path) : path_(path) {
+  explicit Writer(const Path& path) : lock_(h5::library_mutex()), path_(path) {
     h5::quiet();
     h5::Handle access(H5Pcreate(H5P_FILE_ACCESS), &H5Pclose);
     // Locks fail on many cluster file systems, and no file is ever shared while it is written.
@@ -89,10 +57,10 @@ class Writer {
       check(H5Pset_chunk(create.get(), 1, &chunk), name);
       check(H5Pset_fletcher32(create.get()), name);
     }
-    h5::Handle id =
-        take(H5Dcreate2(file_.get(), name.c_str(), type_of<T>(), space.get(), H5P_DEFAULT, create.get(), H5P_DEFAULT),
-             &H5Dclose, name);
-    if (count > 0) check(H5Dwrite(id.get(), type_of<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), name);
+    h5::Handle id = take(
+        H5Dcreate2(file_.get(), name.c_str(), h5::type_of<T>(), space.get(), H5P_DEFAULT, create.get(), H5P_DEFAULT),
+        &H5Dclose, name);
+    if (count > 0) check(H5Dwrite(id.get(), h5::type_of<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), name);
     if (!id.close()) failed(name);
   }
 
@@ -121,131 +89,10 @@ class Writer {
                : "check the disk, then run the same command again: it continues"});
   }
 
+  std::lock_guard<std::mutex> lock_;  // first, so that the handles are closed under it
   Path path_;
   h5::Handle file_;
 };
-
-// ---- reading -------------------------------------------------------------------------------------------------------
-
-class Reader {
- public:
-  explicit Reader(const Path& path) : path_(path) {
-    h5::quiet();
-    if (!std::filesystem::exists(path))
-      fail(ErrorKind::Io,
-           {"cannot open a table file", path.string(), "it does not exist", "run the stage that makes it"});
-    file_ = take(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), &H5Fclose, "");
-  }
-
-  std::map<std::string, std::string> attributes() {
-    std::map<std::string, std::string> out;
-    H5O_info_t info;
-    if (H5Oget_info_by_name2(file_.get(), "/", &info, H5O_INFO_NUM_ATTRS, H5P_DEFAULT) < 0)
-      damaged(path_, "/", h5::take_error());
-    for (hsize_t i = 0; i < info.num_attrs; ++i) {
-      h5::Handle id = take(H5Aopen_by_idx(file_.get(), ".", H5_INDEX_NAME, H5_ITER_INC, i, H5P_DEFAULT, H5P_DEFAULT),
-                           &H5Aclose, "attribute");
-      char name[256];
-      if (H5Aget_name(id.get(), sizeof name, name) < 0) damaged(path_, "attribute", h5::take_error());
-      h5::Handle type = take(H5Aget_type(id.get()), &H5Tclose, name);
-      if (H5Tget_class(type.get()) != H5T_STRING || H5Tis_variable_str(type.get()) > 0)
-        damaged(path_, name, "not a text");
-      const std::size_t size = H5Tget_size(type.get());
-      if (size > (1u << 24)) damaged(path_, name, "a text of more than 16 MB");
-      std::string text(size, '\0');
-      if (H5Aread(id.get(), type.get(), text.data()) < 0) damaged(path_, name, h5::take_error());
-      text.resize(std::strlen(text.c_str()));
-      out[name] = text;
-    }
-    return out;
-  }
-
-  std::vector<std::string> names(const char* group) {
-    std::vector<std::string> out;
-    h5::Handle id = take(H5Gopen2(file_.get(), group, H5P_DEFAULT), &H5Gclose, group);
-    H5G_info_t info;
-    if (H5Gget_info(id.get(), &info) < 0) damaged(path_, group, h5::take_error());
-    for (hsize_t i = 0; i < info.nlinks; ++i) {
-      char name[256];
-      if (H5Lget_name_by_idx(id.get(), ".", H5_INDEX_NAME, H5_ITER_INC, i, name, sizeof name, H5P_DEFAULT) < 0)
-        damaged(path_, group, h5::take_error());
-      out.emplace_back(name);
-    }
-    return out;
-  }
-
-  template <class T>
-  std::vector<T> dataset(const std::string& name) {
-    h5::Handle id = take(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT), &H5Dclose, name);
-    h5::Handle type = take(H5Dget_type(id.get()), &H5Tclose, name);
-    if (H5Tequal(type.get(), type_of<T>()) <= 0) damaged(path_, name, "another type than its format says");
-    std::vector<T> values(static_cast<std::size_t>(size(id.get(), name)));
-    if (!values.empty() && H5Dread(id.get(), type_of<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0)
-      damaged(path_, name, h5::take_error());
-    return values;
-  }
-
-  ColumnValues column(const std::string& name) {
-    h5::Handle id = take(H5Dopen2(file_.get(), name.c_str(), H5P_DEFAULT), &H5Dclose, name);
-    h5::Handle type = take(H5Dget_type(id.get()), &H5Tclose, name);
-    const auto is = [&](hid_t other) { return H5Tequal(type.get(), other) > 0; };
-    if (is(H5T_NATIVE_INT32)) return dataset<std::int32_t>(name);
-    if (is(H5T_NATIVE_INT64)) return dataset<std::int64_t>(name);
-    if (is(H5T_NATIVE_UINT8)) return dataset<std::uint8_t>(name);
-    if (is(H5T_NATIVE_UINT32)) return dataset<std::uint32_t>(name);
-    if (is(H5T_NATIVE_UINT64)) return dataset<std::uint64_t>(name);
-    if (is(H5T_NATIVE_FLOAT)) return dataset<float>(name);
-    if (is(H5T_NATIVE_DOUBLE)) return dataset<double>(name);
-    damaged(path_, name, "a type that tables do not have");
-  }
-
-  bool has(const char* name) { return H5Lexists(file_.get(), name, H5P_DEFAULT) > 0; }
-
- private:
-  hsize_t size(hid_t id, const std::string& name) {
-    h5::Handle space = take(H5Dget_space(id), &H5Sclose, name);
-    hsize_t count = 0;
-    if (H5Sget_simple_extent_ndims(space.get()) != 1 || H5Sget_simple_extent_dims(space.get(), &count, nullptr) < 0)
-      damaged(path_, name, "not one-dimensional");
-    std::error_code ignored;
-    // Checksummed chunks are stored uncompressed: more values than bytes in the file is a lie in the header.
-    if (count > std::filesystem::file_size(path_, ignored))
-      damaged(path_, name, "claims more values than the file has bytes");
-    return count;
-  }
-  h5::Handle take(hid_t id, h5::Handle::Closer closer, const std::string& object) {
-    if (id < 0) damaged(path_, object, h5::take_error());
-    return {id, closer};
-  }
-
-  Path path_;
-  h5::Handle file_;
-};
-
-std::string pop(std::map<std::string, std::string>& attributes, const char* name, const Path& path) {
-  const auto found = attributes.find(name);
-  if (found == attributes.end()) damaged(path, cat("attribute '", name, "'"), "it is missing");
-  std::string value = found->second;
-  attributes.erase(found);
-  return value;
-}
-
-std::uint64_t number(const std::string& text, int base, const char* name, const Path& path) {
-  try {
-    return std::stoull(text, nullptr, base);
-  } catch (const std::exception&) {
-    damaged(path, cat("attribute '", name, "'"), cat("'", text, "' is not a number"));
-  }
-}
-
-TableHead take_head(std::map<std::string, std::string>& attributes, const Path& path) {
-  TableHead head;
-  head.format = pop(attributes, "format", path);
-  head.version = static_cast<int>(number(pop(attributes, "version", path), 10, "version", path));
-  head.rows = number(pop(attributes, "rows", path), 10, "rows", path);
-  head.table_hash = number(pop(attributes, "table_hash", path), 16, "table_hash", path);
-  return head;
-}
 
 void write_file(const Table& table, const Path& part) {
   Writer writer(part);
@@ -298,7 +145,7 @@ void write_table(const Table& table, const Path& path) {
 Table read_table(const Path& path) {
   Reader reader(path);
   auto attributes = reader.attributes();
-  const TableHead head = take_head(attributes, path);
+  const TableHead head = h5::take_head(attributes, path);
   Table table(head.format, head.version);
   table.attributes = std::move(attributes);
   std::vector<std::uint64_t> hashes;
@@ -352,7 +199,7 @@ std::optional<std::string> verify_table(const Path& path) {
 TableHead read_table_head(const Path& path) {
   Reader reader(path);
   auto attributes = reader.attributes();
-  TableHead head = take_head(attributes, path);
+  TableHead head = h5::take_head(attributes, path);
   head.attributes = std::move(attributes);
   return head;
 }

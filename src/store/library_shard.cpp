@@ -1,0 +1,248 @@
+// Instances <-> the table of one shard, and their hashes.
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/hash.hpp"
+#include "store/library.hpp"
+#include "store/library_format.hpp"
+
+namespace divergen::store {
+namespace {
+
+using nlohmann::json;
+
+template <class T>
+void append(std::string& bytes, T value) {
+  char raw[sizeof value];
+  std::memcpy(raw, &value, sizeof value);  // little-endian, as every machine that this runs on
+  bytes.append(raw, sizeof raw);
+}
+
+void append_text(std::string& bytes, const std::string& text) {
+  append(bytes, static_cast<std::uint32_t>(text.size()));
+  bytes += text;
+}
+
+template <class T>
+const T& at(const std::vector<T>& list, std::int32_t index, const char* what, std::uint64_t item) {
+  if (index < 0 || static_cast<std::size_t>(index) >= list.size())
+    fail(ErrorKind::Data, {"an instance points outside its library's tables", cat("item ", to_hex(item)),
+                           cat(what, " ", index, " of ", list.size()), "run `divergen repair` on its run"});
+  return list[static_cast<std::size_t>(index)];
+}
+
+const LibraryCategory& category_of(const LibraryTables& tables, std::int32_t id, std::uint64_t item) {
+  for (const LibraryCategory& category : tables.categories)
+    if (category.id == id) return category;
+  fail(ErrorKind::Data, {"an instance has a category that its library does not list", cat("item ", to_hex(item)),
+                         cat("category id ", id), "run `divergen repair` on its run"});
+}
+
+json prompts_in_use(const std::vector<Instance>& instances, const LibraryTables& tables) {
+  json prompts = json::object();
+  for (const Instance& instance : instances)
+    prompts[std::to_string(instance.prompt)] = at(tables.prompts, instance.prompt, "prompt", instance.item_id);
+  return prompts;
+}
+
+}  // namespace
+
+std::uint64_t record_hash(const Instance& i, const LibraryTables& tables, std::uint64_t png_hash) {
+  const LibraryCategory& category = category_of(tables, i.category_id, i.item_id);
+  const LibraryGenerator& generator = at(tables.generators, i.generator, "generator", i.item_id);
+  std::string bytes;
+  append(bytes, png_hash);
+  append(bytes, i.item_id);
+  append(bytes, i.seed);
+  for (const std::int32_t value :
+       {i.category_id, i.sample, i.width, i.height, i.box_x, i.box_y, i.source_width, i.source_height})
+    append(bytes, value);
+  append(bytes, i.area);
+  append(bytes, i.similarity);
+  append(bytes, i.clip_score);
+  append(bytes, i.flags);
+  append_text(bytes, category.name);
+  for (const std::string* text : {&generator.name, &generator.kind, &generator.sampler, &generator.weights_hash})
+    append_text(bytes, *text);
+  append(bytes, generator.steps);
+  append(bytes, generator.guidance);
+  append_text(bytes, at(tables.prompts, i.prompt, "prompt", i.item_id));
+  return hash64(bytes);
+}
+
+std::uint64_t record_hash(const Instance& instance, const LibraryTables& tables) {
+  return record_hash(instance, tables, hash64(instance.png));
+}
+
+void LibraryHash::add(std::uint64_t record_hash) {
+  const std::string_view bytes(reinterpret_cast<const char*>(&record_hash), sizeof record_hash);
+  low_ += hash64(bytes, 1);
+  high_ += hash64(bytes, 2);
+}
+
+std::string LibraryHash::hex() const { return to_hex(high_) + to_hex(low_); }
+
+void tables_to_documents(const LibraryTables& tables, Table& table) {
+  json categories = json::array(), generators = json::array();
+  for (const auto& c : tables.categories)
+    categories.push_back({{"id", c.id}, {"name", c.name}, {"frequency", c.frequency}, {"is_extra", c.is_extra}});
+  for (const auto& g : tables.generators)
+    generators.push_back({{"name", g.name},
+                          {"kind", g.kind},
+                          {"sampler", g.sampler},
+                          {"steps", g.steps},
+                          {"guidance", g.guidance},
+                          {"weights_hash", g.weights_hash}});
+  table.documents["categories"] = categories.dump();
+  table.documents["generators"] = generators.dump();
+  table.attributes["annotator_hash"] = tables.annotator_hash;
+  table.attributes["clip_hash"] = tables.clip_hash;
+  table.attributes["config_hash"] = tables.config_hash;
+  table.attributes["software"] = tables.software;
+}
+
+LibraryTables documents_to_tables(const Table& table) {
+  LibraryTables tables;
+  try {
+    for (const json& c : json::parse(table.documents.at("categories")))
+      tables.categories.push_back({c.at("id"), c.at("name"), c.at("frequency"), c.at("is_extra")});
+    for (const json& g : json::parse(table.documents.at("generators")))
+      tables.generators.push_back(
+          {g.at("name"), g.at("kind"), g.at("sampler"), g.at("weights_hash"), g.at("steps"), g.at("guidance")});
+    const json prompts = json::parse(table.documents.at("prompts"));
+    for (const auto& [key, text] : prompts.items()) {
+      const std::size_t index = std::stoul(key);
+      if (index >= (1u << 28)) throw std::out_of_range("prompt " + key);
+      if (index >= tables.prompts.size()) tables.prompts.resize(index + 1);
+      tables.prompts[index] = text;
+    }
+    tables.annotator_hash = table.attributes.at("annotator_hash");
+    tables.clip_hash = table.attributes.at("clip_hash");
+    tables.config_hash = table.attributes.at("config_hash");
+    tables.software = table.attributes.at("software");
+  } catch (const std::exception& error) {  // JSON's errors, a missing document, a key that is no number
+    fail(ErrorKind::Data, {"the tables of a library cannot be read", cat("a '", table.format(), "' file"), error.what(),
+                           "run `divergen repair` on its run"});
+  }
+  return tables;
+}
+
+void check_format(const Table& table, const char* format) {
+  if (table.format() == format && table.version() == kLibraryVersion) return;
+  fail(ErrorKind::Data, {"not a library file that this version reads", cat("'", table.format(), "'"),
+                         cat("it is version ", table.version(), " of '", table.format(), "', expected version ",
+                             kLibraryVersion, " of '", format, "'"),
+                         "name a folder made by `divergen pool`"});
+}
+
+Table make_library_table(const std::vector<Instance>& instances, const LibraryTables& tables) {
+  DIVERGEN_CHECK(instances.size() <= kShardRows, instances.size());
+  Table table(kLibraryFormat, kLibraryVersion);
+  const auto column = [&](const char* name, auto value_of) {
+    std::vector<std::decay_t<decltype(value_of(Instance{}))>> values;
+    values.reserve(instances.size());
+    for (const Instance& instance : instances) values.push_back(value_of(instance));
+    table.add(name, std::move(values));
+  };
+  column("item_id", [](const Instance& i) { return i.item_id; });
+  column("seed", [](const Instance& i) { return i.seed; });
+  column("category", [](const Instance& i) { return i.category_id; });
+  column("generator", [](const Instance& i) { return i.generator; });
+  column("prompt", [](const Instance& i) { return i.prompt; });
+  column("sample", [](const Instance& i) { return i.sample; });
+  column("width", [](const Instance& i) { return i.width; });
+  column("height", [](const Instance& i) { return i.height; });
+  column("box_x", [](const Instance& i) { return i.box_x; });
+  column("box_y", [](const Instance& i) { return i.box_y; });
+  column("source_width", [](const Instance& i) { return i.source_width; });
+  column("source_height", [](const Instance& i) { return i.source_height; });
+  column("area", [](const Instance& i) { return i.area; });
+  column("similarity", [](const Instance& i) { return i.similarity; });
+  column("clip_score", [](const Instance& i) { return i.clip_score; });
+  column("flags", [](const Instance& i) { return i.flags; });
+  column("png_hash", [](const Instance& i) { return hash64(i.png); });
+  column("record_hash", [&](const Instance& i) { return record_hash(i, tables); });
+  std::vector<std::string> heap;
+  heap.reserve(instances.size());
+  for (const Instance& instance : instances) heap.push_back(instance.png);
+  table.set_heap(heap);
+  tables_to_documents(tables, table);
+  table.documents["prompts"] = prompts_in_use(instances, tables).dump();
+  return table;
+}
+
+Instance instance_without_png(const Table& table, std::size_t row) {
+  Instance i;
+  i.item_id = table.get<std::uint64_t>("item_id")[row];
+  i.seed = table.get<std::uint64_t>("seed")[row];
+  i.category_id = table.get<std::int32_t>("category")[row];
+  i.generator = table.get<std::int32_t>("generator")[row];
+  i.prompt = table.get<std::int32_t>("prompt")[row];
+  i.sample = table.get<std::int32_t>("sample")[row];
+  i.width = table.get<std::int32_t>("width")[row];
+  i.height = table.get<std::int32_t>("height")[row];
+  i.box_x = table.get<std::int32_t>("box_x")[row];
+  i.box_y = table.get<std::int32_t>("box_y")[row];
+  i.source_width = table.get<std::int32_t>("source_width")[row];
+  i.source_height = table.get<std::int32_t>("source_height")[row];
+  i.area = table.get<std::int64_t>("area")[row];
+  i.similarity = table.get<float>("similarity")[row];
+  i.clip_score = table.get<float>("clip_score")[row];
+  i.flags = table.get<std::uint32_t>("flags")[row];
+  return i;
+}
+
+void check_record(const Instance& instance, const LibraryTables& tables, const Table& table, std::size_t row,
+                  const Path& file) {
+  const std::uint64_t expected = table.get<std::uint64_t>("record_hash")[row];
+  const std::uint64_t png_hash = table.get<std::uint64_t>("png_hash")[row];
+  if (record_hash(instance, tables, png_hash) != expected)
+    fail(ErrorKind::Data,
+         {"an instance of the library is damaged", cat(file.string(), " row ", row),
+          "what it holds does not have the record hash that it names", "run `divergen repair` on its run"});
+}
+
+std::vector<Instance> instances_of(const Table& table, LibraryTables* tables_out) {
+  check_format(table, kLibraryFormat);
+  const LibraryTables tables = documents_to_tables(table);
+  std::vector<Instance> instances;
+  for (std::size_t row = 0; row < table.rows(); ++row) {
+    Instance instance = instance_without_png(table, row);
+    instance.png = table.heap(row);
+    if (hash64(instance.png) != table.get<std::uint64_t>("png_hash")[row])
+      fail(ErrorKind::Data, {"a picture of the library is damaged", cat("row ", row),
+                             "its bytes do not have the hash that was recorded", "run `divergen repair` on its run"});
+    check_record(instance, tables, table, row, "");
+    instances.push_back(std::move(instance));
+  }
+  if (tables_out != nullptr) *tables_out = tables;
+  return instances;
+}
+
+void write_library_shard(const Path& file, const std::vector<Instance>& instances, const LibraryTables& tables) {
+  write_table(make_library_table(instances, tables), file);
+}
+
+std::vector<Instance> read_library_shard(const Path& file, LibraryTables* tables) {
+  return instances_of(read_table(file), tables);
+}
+
+std::vector<Path> library_shards(const Path& folder) {
+  std::vector<Path> files;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("shard-") && name.ends_with(".h5")) files.push_back(entry.path());
+  }
+  if (error)
+    fail(ErrorKind::Io, {"cannot list a library", folder.string(), error.message(), "name the folder of a library"});
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace divergen::store
