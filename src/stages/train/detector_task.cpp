@@ -1,0 +1,134 @@
+#include "stages/train/detector_task.hpp"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.hpp"
+#include "base/rng.hpp"
+#include "nn/tensor_io.hpp"
+#include "weights/torch_file.hpp"
+
+namespace divergen::stages {
+namespace {
+
+at::Tensor rgb_tensor(const image::Image& rgb) {
+  DIVERGEN_CHECK(rgb.channels == 3);
+  const at::Tensor view = at::from_blob(const_cast<std::uint8_t*>(rgb.pixels.data()), {rgb.height, rgb.width, 3},
+                                        at::TensorOptions().dtype(at::kByte));
+  return view.permute({2, 0, 1}).contiguous();
+}
+
+/// A generator of the device with a state of its own.
+at::Generator generator_for(at::Device device, std::uint64_t seed) {
+  at::Generator generator = at::globalContext().defaultGenerator(device).clone();
+  generator.set_current_seed(seed);
+  return generator;
+}
+
+models::DetectorSample on_device(models::DetectorSample sample, at::Device device) {
+  if (device.is_cpu()) return sample;
+  for (at::Tensor* t : {&sample.image, &sample.truth.boxes, &sample.truth.classes, &sample.truth.masks})
+    *t = t->to(device);
+  return sample;
+}
+
+bool ends_with_any(const std::string& name, std::initializer_list<std::string_view> ends) {
+  return std::any_of(ends.begin(), ends.end(), [&](std::string_view end) { return name.ends_with(end); });
+}
+
+}  // namespace
+
+models::DetectorSample to_detector_sample(const Sample& sample) {
+  const auto n = static_cast<std::int64_t>(sample.objects.size());
+  const std::int64_t height = sample.rgb.height, width = sample.rgb.width;
+  models::DetectorSample out;
+  out.image = rgb_tensor(sample.rgb);
+  out.truth.boxes = at::empty({n, 4}, at::kFloat);
+  out.truth.classes = at::empty({n}, at::kLong);
+  out.truth.masks = at::zeros({n, height, width}, at::kByte);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const SampleObject& object = sample.objects[static_cast<std::size_t>(i)];
+    std::copy(object.box.begin(), object.box.end(), out.truth.boxes.mutable_data_ptr<float>() + 4 * i);
+    out.truth.classes.mutable_data_ptr<std::int64_t>()[i] = object.cls;
+    const BoxMask& mask = object.mask;
+    DIVERGEN_CHECK(mask.x >= 0 && mask.y >= 0 && mask.x + mask.bits.width <= width &&
+                   mask.y + mask.bits.height <= height);
+    auto* canvas = out.truth.masks.mutable_data_ptr<std::uint8_t>() + i * height * width;
+    for (int row = 0; row < mask.bits.height; ++row)
+      std::memcpy(canvas + (mask.y + row) * width + mask.x, mask.bits.at(row, 0),
+                  static_cast<std::size_t>(mask.bits.width));
+  }
+  return out;
+}
+
+void load_detector_weights(models::CenterNet2& detector, const Path& file) {
+  nn::LoadOptions options;
+  // Counters of frozen norms and the normalisation of pixels are in some published files and not in others.
+  options.may_surplus = [](const std::string& name) {
+    return ends_with_any(name, {"num_batches_tracked", "pixel_mean", "pixel_std"});
+  };
+  options.may_miss = [](const std::string& name) { return ends_with_any(name, {"num_batches_tracked"}); };
+  if (file.extension() == ".safetensors") return nn::load_module(detector, file, options);
+  std::string key;
+  {
+    const weights::TorchFile checkpoint(file);
+    key = checkpoint.has("model_ema") ? "model_ema" : checkpoint.has("model") ? "model" : "";
+  }
+  const nn::TensorMap tensors = nn::load_tensors(file, key);
+  constexpr std::string_view kPrefix = "module.";  // of DistributedDataParallel, on all names or on none
+  const bool wrapped = !tensors.empty() && std::all_of(tensors.begin(), tensors.end(),
+                                                       [&](const auto& e) { return e.first.starts_with(kPrefix); });
+  if (wrapped) options.rename = [&](const std::string& name) { return name.substr(kPrefix.size()); };
+  nn::load_module(detector, tensors, file.string(), options);
+}
+
+DetectorTask::DetectorTask(const config::RunConfig& config, const config::TrainSettings& training,
+                           const std::vector<double>& image_counts, const SampleMaker& maker, comm::World& world,
+                           at::Device device)
+    : config_(config), training_(training), maker_(maker), world_(world), device_(device) {
+  detector_ = std::make_unique<models::CenterNet2>(config.detector, image_counts);
+  detector_->to(at::TensorOptions().dtype(at::kFloat).device(device));
+}
+
+void DetectorTask::initialise() {
+  at::Generator generator = generator_for(device_, derive_seed(training_.seed, "initial weights"));
+  models::init_detector(*detector_, config_.detector, generator);
+  if (!training_.init.empty()) load_detector_weights(*detector_, training_.init);
+}
+
+void DetectorTask::seek(std::int64_t iteration) {
+  waited_before_ = waited_seconds();
+  loader_.reset();
+  const auto first = static_cast<std::uint64_t>(iteration * training_.batch + world_.rank());
+  loader_ = std::make_unique<SampleLoader>(maker_, first, static_cast<std::uint64_t>(world_.size()),
+                                           training_.loader_threads, training_.loader_depth);
+}
+
+std::map<std::string, at::Tensor> DetectorTask::losses(std::int64_t iteration) {
+  DIVERGEN_CHECK(loader_ != nullptr);
+  const auto step = static_cast<std::uint64_t>(iteration), rank = static_cast<std::uint64_t>(world_.rank());
+  std::vector<models::DetectorSample> batch;
+  for (std::int64_t k = 0; k < training_.batch / world_.size(); ++k) {
+    const Sample sample = loader_->next();
+    DIVERGEN_CHECK(sample.position == step * static_cast<std::uint64_t>(training_.batch) + rank +
+                                          static_cast<std::uint64_t>(k * world_.size()));
+    batch.push_back(on_device(to_detector_sample(sample), device_));
+  }
+  at::Generator generator = generator_for(device_, derive_seed(training_.seed, "step", {step, rank}));
+  // For layers that draw from the process's generator (stochastic depth).
+  at::manual_seed(derive_seed(training_.seed, "layers", {step, rank}));
+  const auto mean_over_ranks = [this](at::Tensor& values) {
+    if (world_.size() == 1) return;
+    at::NoGradGuard no_grad;
+    at::Tensor copy = values.detach().to(at::kCPU, at::kFloat).contiguous().clone();
+    world_.sum(std::span<float>(copy.mutable_data_ptr<float>(), static_cast<std::size_t>(copy.numel())));
+    values.copy_(copy.div_(world_.size()));
+  };
+  return detector_->losses(batch, generator, mean_over_ranks);
+}
+
+double DetectorTask::waited_seconds() const { return waited_before_ + (loader_ ? loader_->waited_seconds() : 0.0); }
+
+}  // namespace divergen::stages

@@ -1,0 +1,45 @@
+#pragma once
+// The detector as a task of the training engine: samples in, loss terms out.
+
+#include <ATen/core/Generator.h>
+
+#include <memory>
+
+#include "models/detector/centernet2.hpp"
+#include "stages/augment/sample_maker.hpp"
+#include "stages/train/engine.hpp"
+
+namespace divergen::stages {
+
+/// The tensors of one sample; image [3, H, W] uint8, masks [n, H, W] uint8 on the CPU.
+models::DetectorSample to_detector_sample(const Sample& sample);
+
+/// Fills a detector from a file: our own model.safetensors, or a detectron2 checkpoint (.pth), of which the averaged
+/// weights are taken where there are some (reference/detector.md §10). Throws Error(Data) naming what does not fit.
+void load_detector_weights(models::CenterNet2& detector, const Path& file);
+
+class DetectorTask : public TrainingTask {
+ public:
+  /// `maker` and `world` must outlive the task. The detector is made on `device`.
+  DetectorTask(const config::RunConfig& config, const config::TrainSettings& training,
+               const std::vector<double>& image_counts, const SampleMaker& maker, comm::World& world,
+               at::Device device);
+
+  nn::Module& module() override { return *detector_; }
+  void initialise() override;
+  void seek(std::int64_t iteration) override;
+  std::map<std::string, at::Tensor> losses(std::int64_t iteration) override;
+  double waited_seconds() const override;
+
+ private:
+  const config::RunConfig& config_;
+  const config::TrainSettings& training_;
+  const SampleMaker& maker_;
+  comm::World& world_;
+  at::Device device_;
+  std::unique_ptr<models::CenterNet2> detector_;
+  std::unique_ptr<SampleLoader> loader_;
+  double waited_before_ = 0;  // by loaders that are gone
+};
+
+}  // namespace divergen::stages

@@ -1,0 +1,365 @@
+#include "stages/train/engine.hpp"
+
+#include <ATen/ATen.h>
+#include <ATen/Version.h>
+
+#include <chrono>
+#include <cmath>
+#include <optional>
+
+#include "base/error.hpp"
+#include "base/log.hpp"
+#include "base/text.hpp"
+#include "nn/adamw.hpp"
+#include "nn/ddp.hpp"
+#include "nn/ema.hpp"
+#include "nn/lr_schedule.hpp"
+#include "stages/train/checkpoint.hpp"
+#include "stages/train/training_log.hpp"
+
+namespace divergen::stages {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using NamedValues = std::vector<std::pair<std::string, at::Tensor>>;
+
+// reference/reliability.md §5: after so many returns to a good checkpoint the fault is not a passing one.
+constexpr std::int64_t kMostRollbacks = 3;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+NamedValues persistent(const std::vector<nn::NamedTensor>& tensors) {
+  NamedValues out;
+  for (const auto& entry : tensors)
+    if (entry.is_persistent) out.emplace_back(entry.name, entry.tensor.detach());
+  return out;
+}
+
+nn::AdamWOptions optimizer_options(const config::TrainSettings& settings) {
+  nn::AdamWOptions out;
+  out.weight_decay = settings.weight_decay;
+  if (settings.clip_value > 0) out.clip_value = settings.clip_value;
+  return out;
+}
+
+/// What one step told all ranks; the same on each of them.
+struct Agreed {
+  bool stop = false, bad_number = false, writer_failed = false;
+  double waited = 0;                    // seconds of all ranks together
+  std::map<std::string, double> terms;  // means over ranks
+};
+
+}  // namespace
+
+struct TrainingEngine::State {
+  State(TrainingTask& task_, comm::World& world_, TrainingOptions options_)
+      : task(task_), world(world_), options(std::move(options_)), writer(checkpoints(), settings().keep_checkpoints) {
+    if (settings().batch % world.size() != 0)
+      fail(ErrorKind::Config,
+           {"the batch cannot be shared evenly by the ranks", cat("train.batch of '", settings().name, "'"),
+            cat("it is ", settings().batch, ", and there are ", world.size(), " ranks"),
+            "choose a number of ranks that divides it"});
+    schedule = {settings().lr, settings().iterations, settings().warmup, settings().warmup_factor};
+  }
+
+  const config::TrainSettings& settings() const { return options.settings; }
+  Path checkpoints() const { return options.folder / "checkpoints"; }
+
+  void begin();
+  void fresh();
+  void restore();
+  bool load_newest();
+  void save();
+  Agreed step();
+  Agreed agree(const std::map<std::string, at::Tensor>& terms, const at::Tensor& grad_norm);
+  void roll_back();
+  void log_window(double lr);
+  void advance(const Agreed& agreed);
+  StateTensors tensors() const;
+  TrainingResult result_of(Clock::time_point start, double waited_before) const;
+
+  TrainingTask& task;
+  comm::World& world;
+  TrainingOptions options;
+  nn::WarmupCosine schedule;
+  std::optional<nn::DataParallel> parallel;
+  std::optional<nn::Ema> ema;
+  std::optional<nn::AdamW> optimizer;
+  std::optional<TrainingLog> log;
+  CheckpointWriter writer;
+  const std::function<bool()>* stop_requested = nullptr;
+
+  std::int64_t iteration = 0, saved_iteration = -1;
+  double seconds_before = 0;      // of training, at the last restore
+  Clock::time_point clock_start;  // of the last restore
+  LogWindow window;
+  double window_seconds_before = 0;  // of the window, at the last restore
+  Clock::time_point window_start;
+  double waited_seen = 0;
+  std::int64_t steps = 0, rollbacks = 0, bad_iteration = -1;
+  double last_loss = std::nan("");
+};
+
+void TrainingEngine::State::begin() {
+  if (world.is_root()) {
+    make_folder(checkpoints());
+    sweep_parts(checkpoints());
+    sweep_parts(options.folder);
+    log.emplace(options.folder);
+  }
+  fresh();
+  parallel.emplace(task.module(), world);
+  if (!load_newest()) log::info(settings().name, ": starts at the beginning");
+  restore();
+}
+
+/// Initial values everywhere: weights, moments, averages (a copy of the weights; semantics.md §8.4 starts from random
+/// ones, because the reference makes the copy before it loads the backbone's weights).
+void TrainingEngine::State::fresh() {
+  at::NoGradGuard no_grad;
+  nn::Module& module = task.module();
+  task.initialise();
+  module.requires_grad(true);
+  module.train();
+  if (!optimizer) optimizer.emplace(module.named_parameters(), optimizer_options(settings()));
+  for (const auto& [name, tensor] : optimizer->state()) at::Tensor(tensor).zero_();
+  if (settings().ema > 0) ema.emplace(module, settings().ema);
+  iteration = 0;
+  saved_iteration = -1;
+  seconds_before = 0;
+  window = {};
+}
+
+/// What follows a change of position: the stream of samples, the log, the clocks.
+void TrainingEngine::State::restore() {
+  task.seek(iteration);
+  if (log) log->rewind(iteration);
+  clock_start = window_start = Clock::now();
+  window_seconds_before = window.seconds;
+  waited_seen = task.waited_seconds();
+}
+
+/// False when there is no checkpoint to go on from.
+bool TrainingEngine::State::load_newest() {
+  std::string name;
+  world.together([&] {
+    if (!world.is_root()) return;
+    if (const auto found = newest_checkpoint(checkpoints())) name = found->path.filename().string();
+  });
+  name = world.broadcast_text(name);
+  if (name.empty()) return false;
+  const Path checkpoint = checkpoints() / name;
+  world.together([&] {
+    const CheckpointState state = read_checkpoint_state(checkpoint);
+    if (state.fingerprint != options.fingerprint)
+      fail(ErrorKind::Config,
+           {"there are checkpoints of another training", checkpoint.string(),
+            "its settings, data, weights or instance library were others than now",
+            cat("name another run directory (run.dir), or remove ", options.folder.string(), " to train anew")});
+    load_checkpoint(checkpoint, tensors());
+    iteration = saved_iteration = state.iteration;
+    seconds_before = state.seconds;
+    window = state.window;
+    if (state.ranks != world.size() && world.is_root())
+      log::warn(settings().name, ": was trained on ", state.ranks, " ranks, goes on with ", world.size(),
+                "; the samples stay the same, the last bits do not");
+  });
+  log::info(settings().name, ": goes on at iteration ", iteration, " from ", checkpoint.string());
+  return true;
+}
+
+StateTensors TrainingEngine::State::tensors() const {
+  StateTensors out;
+  out["model"] = persistent(task.module().named_tensors());
+  if (ema) out["ema"] = persistent(ema->tensors());
+  out["optimizer"] = optimizer->state();
+  return out;
+}
+
+/// Collective: replicas are compared on all ranks, rank 0 writes.
+void TrainingEngine::State::save() {
+  if (saved_iteration == iteration) return;
+  parallel->check_replicas();
+  world.together([&] {
+    if (!world.is_root()) return;
+    CheckpointState state;
+    state.iteration = iteration;
+    state.seconds = seconds_before + seconds_since(clock_start);
+    state.seed = settings().seed;
+    state.ranks = world.size();
+    state.fingerprint = options.fingerprint;
+    state.config_hash = options.config_hash;
+    state.software = cat("LibTorch ", TORCH_VERSION);
+    state.window = window;
+    state.window.seconds = window_seconds_before + seconds_since(window_start);
+    writer.start(std::move(state), tensors());
+  });
+  saved_iteration = iteration;
+}
+
+/// One step (semantics.md §8.1): forward, averages before the weights change, backward, clamp and AdamW. The weights
+/// are not touched when a number is bad.
+Agreed TrainingEngine::State::step() {
+  const auto terms = task.losses(iteration);
+  DIVERGEN_CHECK(!terms.empty());
+  at::Tensor total;
+  for (const auto& [name, term] : terms) total = total.defined() ? total + term : term;
+  if (ema) ema->update(task.module());
+  optimizer->zero_grad();
+  parallel->prepare_for_backward(total);
+  total.backward();
+  parallel->finish_backward();
+  Agreed agreed = agree(terms, optimizer->grad_norm());
+  if (!agreed.bad_number) optimizer->step(schedule.at(iteration));
+  return agreed;
+}
+
+/// The only point of a step where ranks exchange small numbers, and where the device is waited for.
+Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& terms, const at::Tensor& grad_norm) {
+  std::vector<at::Tensor> values;
+  for (const auto& [name, term] : terms) values.push_back(term.detach().reshape({}).to(at::kDouble));
+  values.push_back(grad_norm.detach().reshape({}).to(at::kDouble));
+  const at::Tensor numbers = at::stack(values).cpu();
+  const auto* number = numbers.const_data_ptr<double>();
+
+  constexpr std::size_t kFlags = 4;
+  std::vector<double> message(kFlags + values.size());
+  bool bad = false;
+  std::size_t k = 0;
+  for (const auto& [name, term] : terms) {
+    if (!std::isfinite(number[k]))
+      log::warn(settings().name, ": rank ", world.rank(), " on ", world.host(), ": ", name, " of step ", iteration,
+                " is not a finite number");
+    bad |= !std::isfinite(number[k++]);
+  }
+  bad |= !std::isfinite(number[k]);
+  const double waited = task.waited_seconds();
+  message[0] = (*stop_requested)() ? 1 : 0;
+  message[1] = bad ? 1 : 0;
+  message[2] = writer.has_failed() ? 1 : 0;
+  message[3] = waited - waited_seen;
+  waited_seen = waited;
+  std::copy_n(number, values.size(), message.begin() + kFlags);
+  world.sum(std::span<double>(message));
+
+  Agreed out{message[0] > 0, message[1] > 0, message[2] > 0, message[3], {}};
+  k = kFlags;
+  for (const auto& [name, term] : terms) out.terms[name] = message[k++] / world.size();
+  out.terms["grad_norm"] = message[k] / world.size();
+  return out;
+}
+
+/// Back to the last good state. Throws Error(Data) when that does not help.
+void TrainingEngine::State::roll_back() {
+  // A step that is bad again when it is repeated from the same state will always be.
+  const bool repeated = std::exchange(bad_iteration, iteration) == iteration;
+  if (++rollbacks > kMostRollbacks || repeated)
+    fail(ErrorKind::Data, {"the training has diverged", cat("training '", settings().name, "', step ", iteration),
+                           cat("a loss or gradient is not a finite number, after ", rollbacks - 1,
+                               " returns to the last good checkpoint"),
+                           "lower train.lr or train.clip_value, or lengthen train.warmup, in a new run directory"});
+  world.together([&] { writer.wait(); });
+  const std::int64_t bad = iteration;
+  fresh();
+  load_newest();
+  restore();
+  log::warn(settings().name, ": step ", bad, " gave a number that is not finite; went back to step ", iteration);
+}
+
+void TrainingEngine::State::log_window(double lr) {
+  const double elapsed = window_seconds_before + seconds_since(window_start);
+  const auto mean = [&](double sum) { return sum / static_cast<double>(std::max<std::int64_t>(window.steps, 1)); };
+  LogLine line;
+  line.iteration = iteration;
+  line.lr = lr;
+  line.seconds = seconds_before + seconds_since(clock_start);
+  for (const auto& [name, sum] : window.sums) {
+    line.terms[name] = mean(sum);
+    if (name != "grad_norm") line.loss_total += line.terms[name];
+  }
+  line.data_wait = std::min(1.0, window.waited / std::max(elapsed * world.size(), 1e-9));
+  line.images_per_second = static_cast<double>(window.steps * settings().batch) / std::max(elapsed, 1e-9);
+  line.memory_mb = resident_megabytes();
+  last_loss = line.loss_total;
+  if (log) {
+    log->write(line);
+    const double left = static_cast<double>(settings().iterations - iteration) * mean(elapsed);
+    log::info(settings().name, " ", iteration, "/", settings().iterations, "  loss ", fixed(line.loss_total, 4),
+              "  lr ", fixed(lr * 1e6, 2), "e-6  ", fixed(line.images_per_second, 2), " images/s  waiting for data ",
+              fixed(100 * line.data_wait, 1), " %  ", fixed(line.memory_mb, 0), " MB  left ", human_seconds(left));
+  }
+  window = {};
+  window_seconds_before = 0;
+  window_start = Clock::now();
+}
+
+/// After a good step: count, log, save, stop.
+void TrainingEngine::State::advance(const Agreed& agreed) {
+  const double lr = schedule.at(iteration);
+  if (iteration == bad_iteration) {
+    log::warn(settings().name, ": step ", iteration, " gave finite numbers when it was repeated: suspect a faulty ",
+              "device among the ranks named above");
+    bad_iteration = -1;
+  }
+  ++iteration;
+  ++steps;
+  ++window.steps;
+  window.waited += agreed.waited;
+  for (const auto& [name, value] : agreed.terms) window.sums[name] += value;
+  const bool is_last = iteration == settings().iterations;
+  if (iteration % settings().log_every == 0 || is_last) log_window(lr);
+  if (agreed.writer_failed) world.together([&] { writer.wait(); });
+  const bool stopping = agreed.stop && !is_last;
+  if (iteration % settings().checkpoint_every == 0 || is_last || stopping) save();
+  if (!stopping) return;
+  world.together([&] { writer.wait(); });
+  fail(ErrorKind::Stopped,
+       {"the training stopped on request", cat("training '", settings().name, "'"),
+        cat("step ", iteration, " of ", settings().iterations, " is saved"), "run the same command again to go on"});
+}
+
+TrainingResult TrainingEngine::State::result_of(Clock::time_point start, double waited_before) const {
+  TrainingResult out;
+  const double elapsed = seconds_since(start);
+  const double waited = task.waited_seconds() - waited_before;
+  double shares[2] = {waited, elapsed};
+  world.sum(std::span<double>(shares));
+  out.iterations = iteration;
+  out.steps = steps;
+  out.seconds = seconds_before + seconds_since(clock_start);
+  out.busy_seconds = std::max(0.0, elapsed - waited);
+  out.images_per_second = static_cast<double>(steps * settings().batch) / std::max(elapsed, 1e-9);
+  out.data_wait = shares[0] / std::max(shares[1], 1e-9);
+  out.loss_total = last_loss;
+  out.rollbacks = rollbacks;
+  return out;
+}
+
+TrainingEngine::TrainingEngine(TrainingTask& task, comm::World& world, TrainingOptions options)
+    : state_(std::make_unique<State>(task, world, std::move(options))) {}
+TrainingEngine::~TrainingEngine() = default;
+
+TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) {
+  State& s = *state_;
+  s.stop_requested = &stop_requested;
+  s.begin();
+  const auto start = Clock::now();
+  const double waited_before = s.task.waited_seconds();
+  while (s.iteration < s.settings().iterations) {
+    const Agreed agreed = s.step();
+    if (agreed.bad_number) s.roll_back();
+    else s.advance(agreed);
+  }
+  s.world.together([&] { s.writer.wait(); });
+  return s.result_of(start, waited_before);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> TrainingEngine::result() const {
+  return state_->ema ? persistent(state_->ema->tensors()) : raw();
+}
+
+std::vector<std::pair<std::string, at::Tensor>> TrainingEngine::raw() const {
+  return persistent(state_->task.module().named_tensors());
+}
+
+}  // namespace divergen::stages

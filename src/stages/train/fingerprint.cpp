@@ -1,0 +1,87 @@
+#include "stages/train/fingerprint.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "base/hash.hpp"
+
+namespace divergen::stages {
+namespace {
+
+using nlohmann::json;
+
+json of_training(const config::TrainSettings& t) {
+  json out{{"seed", t.seed},
+           {"iterations", t.iterations},
+           {"batch", t.batch},
+           {"lr", t.lr},
+           {"warmup", t.warmup},
+           {"warmup_factor", t.warmup_factor},
+           {"weight_decay", t.weight_decay},
+           {"clip_value", t.clip_value},
+           {"ema", t.ema},
+           {"use_pool", t.use_pool}};
+  if (t.use_pool)
+    out["pool"] = {{"generators", t.pool_generators}, {"extra", t.pool_extra}, {"per_category", t.pool_per_category}};
+  return out;
+}
+
+json of_detector(const config::DetectorSettings& d) {
+  return {{"backbone", d.backbone},
+          {"depths", d.depths},
+          {"stem_channels", d.stem_channels},
+          {"base_width", d.base_width},
+          {"fpn_channels", d.fpn_channels},
+          {"tower_convs", d.tower_convs},
+          {"group_norm_groups", d.group_norm_groups},
+          {"box_fc", d.box_fc},
+          {"mask_channels", d.mask_channels},
+          {"mask_convs", d.mask_convs},
+          {"pre_nms_train", d.pre_nms_train},
+          {"post_nms_train", d.post_nms_train},
+          {"roi_batch", d.roi_batch},
+          {"roi_foreground", d.roi_foreground},
+          {"fed_categories", d.fed_categories},
+          {"fed_power", d.fed_power}};
+}
+
+json of_augment(const config::AugmentSettings& a, bool with_pool) {
+  json out{{"train_size", a.train_size},
+           {"scale_low", a.scale_low},
+           {"scale_high", a.scale_high},
+           {"flip", a.flip},
+           {"repeat_threshold", a.repeat_threshold}};
+  if (with_pool)
+    out["paste"] = {{"max_instances", a.max_instances},
+                    {"blend", a.blend},
+                    {"scale", {a.random_scale_low, a.random_scale_high, a.random_scale_min_size}}};
+  return out;
+}
+
+}  // namespace
+
+std::string shared_file_hash(comm::World& world, const Path& file) {
+  if (file.empty()) return "";
+  std::string hash;
+  world.together([&] {
+    if (world.is_root()) hash = to_hex(hash_file(file));
+  });
+  return world.broadcast_text(hash);
+}
+
+std::string training_fingerprint(const RunContext& context, const config::TrainSettings& training,
+                                 const std::string& library_hash) {
+  const config::RunConfig& config = context.config;
+  json all{{"training", of_training(training)},
+           {"detector", of_detector(config.detector)},
+           {"augment", of_augment(config.augment, training.use_pool)},
+           {"library", library_hash}};
+  const std::pair<const char*, Path> files[] = {{"train_json", config.data.train_json},
+                                                {"categories", config.data.categories},
+                                                {"area_stats", training.use_pool ? config.data.area_stats : Path()},
+                                                {"backbone_weights", config.detector.backbone_weights},
+                                                {"init", training.init}};
+  for (const auto& [name, file] : files) all["files"][name] = shared_file_hash(context.world, file);
+  return to_hex(hash128(all.dump()));
+}
+
+}  // namespace divergen::stages

@@ -1,0 +1,167 @@
+#include "stages/train/train.hpp"
+
+#include <ATen/Parallel.h>
+
+#include <chrono>
+#include <cmath>
+
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "nn/device.hpp"
+#include "nn/tensor_io.hpp"
+#include "stages/train/detector_task.hpp"
+#include "stages/train/engine.hpp"
+#include "stages/train/fingerprint.hpp"
+#include "stages/train/pictures.hpp"
+
+namespace divergen::stages {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::int64_t kSamplePictures = 12;
+
+double epoch_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+/// What samples are made of, in memory on every rank.
+struct TrainingData {
+  lvis::Dataset dataset;
+  ClassMap classes;
+  std::shared_ptr<const InstancePool> pool;
+  std::unique_ptr<SampleMaker> maker;
+};
+
+void read_data(const RunContext& context, const config::TrainSettings& training,
+               const std::shared_ptr<const store::Library>& library, TrainingData& data) {
+  const config::RunConfig& config = context.config;
+  data.dataset = lvis::read_dataset(config.data.train_json);
+  AreaStatistics areas;
+  if (library) {
+    data.pool = std::make_shared<const InstancePool>(library, training, data.classes);
+    if (!config.data.area_stats.empty()) areas = read_area_statistics(config.data.area_stats);
+    if (data.pool->size() == 0)
+      fail(ErrorKind::Data, {"the instance library holds nothing that this training may paste",
+                             cat("training '", training.name, "', ", context.dir.library().string()),
+                             cat("of its ", library->size(), " instances none is allowed"),
+                             "check pool_generators and pool_extra, or set use_pool = false"});
+  }
+  data.maker = std::make_unique<SampleMaker>(data.dataset, config.data.train_images, data.classes, std::move(areas),
+                                             config.augment, data.pool, training.seed);
+}
+
+void write_models(const Path& folder, const TrainingEngine& engine, const TrainingOptions& options,
+                  const ClassMap& classes) {
+  const bool averaged = options.settings.ema > 0;
+  std::map<std::string, std::string> facts{{"format", "pt"},
+                                           {"model", "CenterNet2"},
+                                           {"training", options.settings.name},
+                                           {"iterations", std::to_string(options.settings.iterations)},
+                                           {"classes", std::to_string(classes.category_of.size())},
+                                           {"evaluated_classes", std::to_string(classes.evaluated)},
+                                           {"fingerprint", options.fingerprint},
+                                           {"config_hash", options.config_hash}};
+  if (averaged) {
+    facts["weights"] = "last";
+    nn::save_tensors(folder / "last.safetensors", engine.raw(), facts);
+  }
+  facts["weights"] = averaged ? "averaged" : "last";
+  nn::save_tensors(folder / "model.safetensors", engine.result(), facts);
+}
+
+bool is_done(const RunContext& context, const config::TrainSettings& training, const std::string& fingerprint) {
+  bool done = false;
+  context.world.together([&] {
+    if (!context.world.is_root()) return;
+    const auto record = read_record(context.dir, "train." + training.name);
+    done = record && record->fingerprint == fingerprint &&
+           std::filesystem::exists(trained_model(context.dir, training.name, true));
+  });
+  return context.world.any(done);
+}
+
+/// Collective; written by rank 0.
+void write_training_record(const RunContext& context, const config::TrainSettings& training,
+                           const std::string& fingerprint, const TrainingResult& result, double start,
+                           std::int64_t unreadable) {
+  comm::World& world = context.world;
+  const json mine{
+      {"rank", world.rank()},        {"host", world.host()}, {"items", result.steps * training.batch / world.size()},
+      {"busy", result.busy_seconds}, {"start", start},       {"end", epoch_seconds()}};
+  const auto shares = world.gather_texts(mine.dump());
+  std::int64_t bad[1] = {unreadable};
+  world.sum(std::span<std::int64_t>(bad));
+  world.together([&] {
+    if (!world.is_root()) return;
+    StageRecord record;
+    record.stage = "train." + training.name;
+    record.fingerprint = fingerprint;
+    record.seconds = result.seconds;
+    record.items = training.iterations * training.batch;
+    if (bad[0] > 0) record.rejected["unreadable_image"] = bad[0];
+    for (const std::string& text : shares) {
+      const json share = json::parse(text);
+      record.ranks.push_back({share.at("rank").get<int>(), share.at("host").get<std::string>(),
+                              share.at("items").get<std::int64_t>(), share.at("busy").get<double>(),
+                              share.at("start").get<double>(), share.at("end").get<double>()});
+    }
+    record.figures = {{"iterations", static_cast<double>(result.iterations)},
+                      {"images_per_second", result.images_per_second},
+                      {"data_wait", result.data_wait},
+                      {"rollbacks", static_cast<double>(result.rollbacks)}};
+    if (std::isfinite(result.loss_total)) record.figures["loss"] = result.loss_total;
+    write_record(context.dir, record);
+  });
+}
+
+}  // namespace
+
+Path trained_model(const RunDirectory& dir, const std::string& name, bool averaged) {
+  return dir.training(name) / (averaged ? "model.safetensors" : "last.safetensors");
+}
+
+void run_train(const RunContext& context, const config::TrainSettings& training) {
+  comm::World& world = context.world;
+  const double start = epoch_seconds();
+  at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
+
+  std::shared_ptr<const store::Library> library;
+  world.together([&] {
+    if (training.use_pool) library = std::make_shared<const store::Library>(context.dir.library());
+  });
+  const std::string fingerprint = training_fingerprint(context, training, library ? library->hash() : "no pool");
+  if (is_done(context, training, fingerprint)) {
+    if (world.is_root()) log::info("training '", training.name, "' is complete");
+    return;
+  }
+
+  TrainingData data;
+  const Path folder = context.dir.training(training.name);
+  world.together([&] {
+    data.classes = read_class_map(context.config.data.categories);
+    read_data(context, training, library, data);
+    if (!world.is_root()) return;
+    make_folder(folder);
+    log::info("training '", training.name, "': ", data.dataset.images.size(), " images, ",
+              data.classes.category_of.size(), " classes (", data.classes.evaluated, " evaluated), ",
+              data.pool ? data.pool->size() : 0, " instances to paste, ", world.size(), " ranks");
+    write_sample_pictures(*data.maker, data.classes, folder / "samples", kSamplePictures);
+  });
+
+  std::unique_ptr<DetectorTask> task;
+  world.together([&] {
+    task = std::make_unique<DetectorTask>(context.config, training, data.classes.image_counts, *data.maker, world,
+                                          nn::device_of(world));
+  });
+  const TrainingOptions options{training, folder, fingerprint, context.config.hash()};
+  TrainingEngine engine(*task, world, options);
+  const TrainingResult result = engine.run(context.stop_requested);
+  world.together([&] {
+    if (world.is_root()) write_models(folder, engine, options, data.classes);
+  });
+  write_training_record(context, training, fingerprint, result, start, data.maker->unreadable_images());
+}
+
+}  // namespace divergen::stages
