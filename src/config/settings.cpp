@@ -109,6 +109,7 @@ void read_detector(Reader& r, DetectorSettings& s) {
   r.key("depths", s.depths, "blocks of each of the four stages");
   r.key("stem_channels", s.stem_channels, "channels of the stem", {8, 4096});
   r.key("base_width", s.base_width, "bottleneck width of the first stage", {4, 4096});
+  r.key("backbone_classes", s.backbone_classes, "rows of its unused classifier; 0: it has none", {0, 1e6});
   r.key("fpn_channels", s.fpn_channels, "channels of the feature pyramid", {8, 4096});
   r.key("tower_convs", s.tower_convs, "convolutions of the CenterNet head", {1, 16});
   r.key("group_norm_groups", s.group_norm_groups, "groups of its norms", {1, 256});

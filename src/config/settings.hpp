@@ -85,6 +85,7 @@ struct DetectorSettings {
   std::vector<std::int64_t> depths{3, 4, 6, 3};
   std::int64_t stem_channels = 64;           // resnet
   std::int64_t base_width = 64;              // resnet: bottleneck width of the first stage, doubled each stage
+  std::int64_t backbone_classes = 11221;     // resnet: rows of its unused classifier, as in the 21k weights; 0: none
   std::int64_t fpn_channels = 256;
   std::int64_t tower_convs = 4;              // of the CenterNet head
   std::int64_t group_norm_groups = 32;

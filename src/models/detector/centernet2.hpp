@@ -4,7 +4,6 @@
 // State-dict names are detectron2's: backbone.bottom_up..., proposal_generator..., roi_heads...
 
 #include <array>
-#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -12,16 +11,15 @@
 #include <vector>
 
 #include "config/settings.hpp"
+#include "models/detector/centernet.hpp"
+#include "models/detector/truth.hpp"
 #include "nn/module.hpp"
 
 namespace divergen::models {
 
-/// Ground truth of one training image, in pixels of that image.
-struct DetectorTruth {
-  at::Tensor boxes;    // [n, 4] float32, x0 y0 x1 y1
-  at::Tensor classes;  // [n] int64, 0-based
-  at::Tensor masks;    // [n, H, W] bool or uint8
-};
+class BottomUp;
+class DetectorBackbone;
+class RoiHeads;
 
 struct DetectorSample {
   at::Tensor image;  // [3, H, W] uint8, RGB, not padded
@@ -36,37 +34,57 @@ struct Detections {
   at::Tensor masks;    // [d, H, W] bool
 };
 
-/// Averages a small float tensor over all ranks in place (identity on one rank): for the normalisers that the reference
-/// reduces over GPUs.
-using MeanOverRanks = std::function<void(at::Tensor&)>;
-
+/// Tensors may lie on any device: pictures and truths are taken to the parameters' device. Not thread-safe where one
+/// thread changes parameters; losses() and detect() themselves change nothing.
 class CenterNet2 : public nn::Module {
  public:
   /// `image_counts`: training images of each class in class order (its length is the number of classes): weights of
   /// the federated draw, and buffer freq_weight.
   CenterNet2(const config::DetectorSettings& settings, const std::vector<double>& image_counts);
+  /// The same on a bottom-up network that the settings cannot describe.
+  CenterNet2(const config::DetectorSettings& settings, const std::vector<double>& image_counts,
+             std::unique_ptr<BottomUp> bottom_up);
   ~CenterNet2() override;
 
   std::int64_t num_classes() const;
 
-  /// The ten loss terms with their graphs, by the reference's names (loss_cls_stage0 ... loss_centernet_loc); their plain
-  /// sum is the training loss. Sampling of proposals and federated categories is drawn from `generator` in the
-  /// reference's order.
+  /// The ten loss terms with their graphs, by the reference's names (loss_cls_stage0 ... loss_centernet_loc); their
+  /// plain sum is the training loss. Sampling of proposals and federated categories is drawn from `generator` in the
+  /// reference's order, on the CPU. Calls mean_over_ranks once (an empty function stands for one rank), so all ranks
+  /// must call losses() together.
   std::map<std::string, at::Tensor> losses(std::span<const DetectorSample> batch, at::Generator& generator,
                                            const MeanOverRanks& mean_over_ranks) const;
 
-  /// images: [3, h, w] uint8 RGB each; output_sizes: (height, width) that results are scaled to. No gradient.
+  /// images: [3, h, w] uint8 RGB each; output_sizes: (height, width) that results are scaled to. No gradient. Boxes
+  /// that have no area in the output are left out. Masks lie on the CPU.
   std::vector<Detections> detect(std::span<const at::Tensor> images,
                                  std::span<const std::array<std::int64_t, 2>> output_sizes) const;
+
+  // The parts, for comparing with a reference step by step, and for initialisation.
+
+  /// The network's input: normalised, padded with zeros at the right and below to the largest of the batch and up to a
+  /// multiple of 32. [N, 3, H, W].
+  at::Tensor prepare(std::span<const at::Tensor> images) const;
+  DetectorBackbone& backbone() const;
+  CenterNetHead& proposal_head() const;
+  RoiHeads& roi_heads() const;
+  ProposalLimits training_limits() const;
+  ProposalLimits inference_limits() const;
 
  private:
   struct Parts;
   std::unique_ptr<Parts> parts_;
 };
 
-/// Initial values as the reference draws them, then the backbone's weights file where settings.backbone_weights names
-/// one (.pkl, .pth, .safetensors; names matched by longest suffix; throws Error(Data) unless every backbone tensor but
-/// the unused `fc` is found).
+/// Initial values as the reference draws them (other than it, from one generator in order of the state dict; the
+/// detector must lie on the CPU), then the backbone's weights file where settings.backbone_weights names one
+/// (.pkl, .pth, .safetensors; names matched by longest suffix; throws Error(Data) unless every backbone tensor but the
+/// unused `fc` is found).
 void init_detector(CenterNet2& detector, const config::DetectorSettings& settings, at::Generator& generator);
+
+/// For training from random values: sets the backbone's frozen norms to the statistics of these pictures, layer by
+/// layer. Frozen norms keep the values they start with, so that an untrained backbone without this has no normalisation
+/// at all. images: [3, h, w] uint8 RGB.
+void calibrate_norms(CenterNet2& detector, std::span<const at::Tensor> images);
 
 }  // namespace divergen::models
