@@ -1,0 +1,34 @@
+#pragma once
+// The stage "annotate": alpha masks that cut the objects out of the generated pictures.
+//
+// Shards "annotate/shard-000000.h5", format "divergen-masks", row for row those of "generate":
+//   item_id u64, area i64 (px with mask > 128, semantics.md §4.1; -1 where the picture could not be read);
+//   heap: grey PNG of the picture's size, empty where the picture could not be read
+//   attributes annotator, weights_hash
+
+#include "models/annotator.hpp"
+#include "stages/common/context.hpp"
+#include "store/table.hpp"
+
+namespace divergen::stages {
+
+inline constexpr const char* kMasksFormat = "divergen-masks";
+inline constexpr int kMasksVersion = 1;
+/// Above it a mask's value means the object (reference/semantics.md §4.1, §5.4).
+inline constexpr int kMaskThreshold = 128;
+/// Name under which pictures that cannot be decoded are counted.
+inline constexpr const char* kUnreadable = "unreadable";
+
+/// Number of pixels above kMaskThreshold.
+std::int64_t mask_area(const image::Image& mask);
+
+/// Masks of a table of pictures, row for row. Pictures are given to the annotator `batch` at a time (those of one size
+/// together, the last batch padded with its last picture), so that a mask's bits depend on its picture and `batch`
+/// alone. Pictures that cannot be decoded are counted under kUnreadable.
+store::Table make_masks(const store::Table& pictures, models::Annotator& annotator, std::int64_t batch);
+
+/// Collective. Throws Error(Io | Data) before work starts when the weights are missing or "generate" is not complete;
+/// Error(Stopped).
+void run_annotate(const RunContext& context);
+
+}  // namespace divergen::stages
