@@ -26,6 +26,6 @@ cd "$root"
 bin="build/release/bin"
 "$bin/divergen-miniworld" --world data/mini --out "$out/world"
 "$bin/divergen" run "$config" --ranks "$ranks" --set "run.dir=$out" \
-  --set "data.train_json=$out/world/train.json" --set "data.train_images=$out/world/images/train" \
-  --set "data.val_json=$out/world/val.json" --set "data.val_images=$out/world/images/val" \
+  --set "data.train_json=$out/world/train.json" --set "data.train_images=$out/world/images" \
+  --set "data.val_json=$out/world/val.json" --set "data.val_images=$out/world/images" \
   --set "data.categories=$out/world/categories.json" --set "data.area_stats=$out/world/area_mean_std2.json" "$@"
