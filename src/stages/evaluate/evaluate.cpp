@@ -1,0 +1,244 @@
+#include "stages/evaluate/evaluate.hpp"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <set>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/hash.hpp"
+#include "base/log.hpp"
+#include "base/text.hpp"
+#include "nn/device.hpp"
+#include "stages/evaluate/batches.hpp"
+#include "stages/evaluate/detections.hpp"
+#include "stages/evaluate/pictures.hpp"
+#include "stages/evaluate/results.hpp"
+#include "stages/evaluate/runner.hpp"
+#include "stages/train/fingerprint.hpp"
+#include "stages/train/train.hpp"
+
+namespace divergen::stages {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kPictures = 10;
+constexpr double kPictureScore = 0.3;  // below it most detections of a federated classifier are noise to the eye
+
+struct Evaluating {
+  const RunContext& context;
+  const config::TrainSettings& training;
+  std::string stage;  // "evaluate.<name>"
+  Path folder, parts, model;
+  lvis::Dataset dataset;
+  ClassMap classes;
+  std::string fingerprint;
+};
+
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
+/// Collective. Also finds out, before work starts, that the model is not there.
+std::string fingerprint_of(const Evaluating& e) {
+  const config::RunConfig& config = e.context.config;
+  const config::DetectorSettings& d = config.detector;
+  e.context.world.together([&] {
+    if (e.context.world.is_root() && !std::filesystem::exists(e.model))
+      fail(ErrorKind::Data, {"there is nothing to evaluate", e.model.string(),
+                             cat("training '", e.training.name, "' has not been completed"),
+                             e.training.ema > 0 || config.evaluate.use_ema ? "train it first"
+                                                                           : "train it first, or set use_ema = true"});
+  });
+  const json all{
+      {"model", shared_file_hash(e.context.world, e.model)},
+      {"val_json", shared_file_hash(e.context.world, config.data.val_json)},
+      {"categories", shared_file_hash(e.context.world, config.data.categories)},
+      {"size", {config.evaluate.short_side, config.evaluate.long_side}},
+      {"batch", config.evaluate.batch},
+      {"backbone", d.backbone},
+      {"test", {d.pre_nms_test, d.post_nms_test, d.score_threshold, d.nms_threshold, d.detections_per_image}}};
+  return to_hex(hash128(all.dump()));
+}
+
+bool is_done(const Evaluating& e) {
+  bool done = false;
+  e.context.world.together([&] {
+    if (!e.context.world.is_root()) return;
+    const auto record = read_record(e.context.dir, e.stage);
+    done = record && record->fingerprint == e.fingerprint && std::filesystem::exists(e.folder / "metrics.json");
+  });
+  return e.context.world.any(done);
+}
+
+std::vector<Path> part_files(const Path& folder) {
+  std::vector<Path> out;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+    if (entry.path().extension() == ".h5") out.push_back(entry.path());
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+/// Rank 0: ids of the images that whole parts of this evaluation cover; other parts are removed.
+std::vector<std::int64_t> images_done(const Evaluating& e) {
+  make_folder(e.parts);
+  sweep_parts(e.parts);
+  sweep_parts(e.folder);
+  std::vector<std::int64_t> out;
+  for (const Path& file : part_files(e.parts)) {
+    try {
+      const DetectionPart part = read_part(file, e.dataset, e.fingerprint);
+      out.insert(out.end(), part.images.begin(), part.images.end());
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::Data) throw;
+      log::warn(e.stage, ": ", file.string(), " is removed, its images are detected again: ", error.text().why);
+      std::filesystem::remove(file);
+    }
+  }
+  return out;
+}
+
+/// Collective.
+std::vector<std::vector<std::size_t>> batches_left(const Evaluating& e) {
+  std::string text;
+  e.context.world.together([&] {
+    if (e.context.world.is_root()) text = json(images_done(e)).dump();
+  });
+  const auto ids = json::parse(e.context.world.broadcast_text(std::move(text))).get<std::set<std::int64_t>>();
+  auto batches = make_batches(e.dataset, e.context.config.evaluate);
+  std::erase_if(batches, [&](const auto& batch) { return ids.contains(e.dataset.images[batch.front()].id); });
+  if (e.context.world.is_root())
+    log::info(e.stage, ": ", e.dataset.images.size(), " images, ", ids.size(), " of them done before; ", batches.size(),
+              " batches left for ", e.context.world.size(), " ranks");
+  return batches;
+}
+
+/// Everything that was detected, each image once, in the order of the data set: the same for any number of ranks.
+DetectionPart merge_parts(const Evaluating& e) {
+  std::vector<std::vector<lvis::Detection>> by_image(e.dataset.images.size());
+  std::vector<bool> seen(e.dataset.images.size());
+  DetectionPart out;
+  for (const Path& file : part_files(e.parts)) {
+    DetectionPart part = read_part(file, e.dataset, e.fingerprint);
+    std::set<std::int64_t> fresh;
+    for (const std::int64_t id : part.images) {
+      const std::size_t i = e.dataset.image_index.at(id);
+      if (seen[i]) continue;
+      seen[i] = true;
+      fresh.insert(id);
+      out.images.push_back(id);
+    }
+    for (const auto& [reason, ids] : part.rejected)
+      for (const std::int64_t id : ids)
+        if (fresh.contains(id)) out.rejected[reason].push_back(id);
+    for (lvis::Detection& d : part.detections)
+      if (fresh.contains(d.image_id)) by_image[e.dataset.image_index.at(d.image_id)].push_back(std::move(d));
+  }
+  DIVERGEN_CHECK(out.images.size() == e.dataset.images.size(), out.images.size(), " of ", e.dataset.images.size());
+  for (auto& detections : by_image) {
+    std::move(detections.begin(), detections.end(), std::back_inserter(out.detections));
+    detections = {};
+  }
+  return out;
+}
+
+/// Rank 0: results, metrics, pictures.
+void conclude(const Evaluating& e, StageRecord& record) {
+  const DetectionPart all = merge_parts(e);
+  write_results(e.folder / "results.bbox.json", all.detections, lvis::IouType::Box);
+  write_results(e.folder / "results.segm.json", all.detections, lvis::IouType::Mask);
+  const auto chosen = choose_pictures(e.dataset, kPictures);
+  write_evaluation_pictures(e.dataset, e.context.config.data.val_images, e.classes, all.detections, chosen,
+                            kPictureScore, e.folder / "pictures");
+  const auto box = lvis::evaluate(e.dataset, as_read(all.detections, lvis::IouType::Box), lvis::IouType::Box);
+  const auto mask = lvis::evaluate(e.dataset, as_read(all.detections, lvis::IouType::Mask), lvis::IouType::Mask);
+  write_metrics(e.folder / "metrics.json", box, mask);
+  for (const auto& [reason, ids] : all.rejected) record.rejected[reason] = static_cast<std::int64_t>(ids.size());
+  record.figures["detections"] = static_cast<double>(all.detections.size());
+  for (const char* name : {"AP", "APr", "APc", "APf"}) {
+    record.figures[cat("bbox_", name)] = box.summary[name];
+    record.figures[cat("segm_", name)] = mask.summary[name];
+  }
+  log::info(e.stage, ": box AP ", fixed(100 * box.summary["AP"], 2), " (rare ", fixed(100 * box.summary["APr"], 2),
+            ", common ", fixed(100 * box.summary["APc"], 2), ", frequent ", fixed(100 * box.summary["APf"], 2),
+            "), mask AP ", fixed(100 * mask.summary["AP"], 2), " (rare ", fixed(100 * mask.summary["APr"], 2), ")");
+}
+
+/// Collective.
+void finish(const Evaluating& e, const RankShare& share, double start) {
+  comm::World& world = e.context.world;
+  const json mine{{"rank", share.rank},         {"host", share.host},   {"items", share.items},
+                  {"busy", share.busy_seconds}, {"start", share.start}, {"end", share.end}};
+  const auto shares = world.gather_texts(mine.dump());
+  world.together([&] {
+    if (!world.is_root()) return;
+    StageRecord record;
+    record.stage = e.stage;
+    record.fingerprint = e.fingerprint;
+    record.items = static_cast<std::int64_t>(e.dataset.images.size());
+    double items = 0, end = 0;
+    for (const std::string& text : shares) {
+      const json s = json::parse(text);
+      record.ranks.push_back({s.at("rank").get<int>(), s.at("host").get<std::string>(),
+                              s.at("items").get<std::int64_t>(), s.at("busy").get<double>(),
+                              s.at("start").get<double>(), s.at("end").get<double>()});
+      items += s.at("items").get<double>();
+      end = std::max(end, s.at("end").get<double>());
+    }
+    record.figures["images_per_second"] = items / std::max(end - share.start, 1e-9);
+    conclude(e, record);
+    record.seconds = now() - start;
+    write_record(e.context.dir, record);
+    std::error_code ignored;
+    std::filesystem::remove_all(e.parts, ignored);  // all of it stands in the results files
+  });
+}
+
+}  // namespace
+
+void run_evaluate(const RunContext& context, const config::TrainSettings& training) {
+  comm::World& world = context.world;
+  const double start = now();
+  at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
+  const Path folder = context.dir.evaluation(training.name);
+  // Without averaging there is one set of weights, whatever is asked for.
+  const bool averaged = context.config.evaluate.use_ema || training.ema == 0;
+  Evaluating e{context,
+               training,
+               "evaluate." + training.name,
+               folder,
+               folder / "parts",
+               trained_model(context.dir, training.name, averaged),
+               {},
+               {},
+               ""};
+  e.fingerprint = fingerprint_of(e);
+  if (is_done(e)) {
+    if (world.is_root()) log::info("evaluation '", training.name, "' is complete");
+    return;
+  }
+  world.together([&] {
+    e.classes = read_class_map(context.config.data.categories);
+    e.dataset = lvis::read_dataset(context.config.data.val_json);
+  });
+  RunnerInput input{e.dataset, e.classes, batches_left(e), e.parts, e.fingerprint, e.stage};
+  RankShare share;
+  share.rank = world.rank();
+  share.host = world.host();
+  share.start = share.end = now();
+  if (!input.batches.empty()) {
+    const at::Device device = nn::device_of(world);
+    std::unique_ptr<models::CenterNet2> detector;
+    world.together([&] {
+      detector = load_evaluated_detector(context.config.detector, e.classes, e.model);
+      detector->to(at::TensorOptions().dtype(at::kFloat).device(device));
+    });
+    share = run_detector(context, *detector, device, input);
+  }
+  finish(e, share, start);
+}
+
+}  // namespace divergen::stages
