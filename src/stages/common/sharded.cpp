@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
+#include "comm/progress.hpp"
 #include "comm/work_queue.hpp"
 
 namespace divergen::stages {
@@ -110,7 +111,8 @@ struct Work {
   std::exception_ptr error;
 };
 
-void make_shard(const RunContext& context, const ShardedStage& stage, std::size_t index, Work& work) {
+/// Returns how many items were rejected in it.
+std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, std::size_t index, Work& work) {
   const double start = now();
   if (work.share.start == 0) work.share.start = start;
   store::Table table = stage.make(index);
@@ -123,27 +125,40 @@ void make_shard(const RunContext& context, const ShardedStage& stage, std::size_
   work.share.items += stage.items(index);
   work.share.end = now();
   work.share.busy_seconds += work.share.end - start;
+  std::int64_t rejected = 0;
+  for (const auto& [reason, count] : rejected_of(table.attributes)) rejected += count;
+  return rejected;
 }
 
-/// Claims and makes shards until none is left. A rank that was asked to stop, or failed, claims the rest without
-/// making it: so the others find nothing left and end after the shard in work, without another message.
+/// Claims and makes shards until none is left. A rank that was asked to stop, or failed, closes the queue: the others
+/// finish the shard in work and find nothing more. Collective; what went wrong is told by the result.
 Work make_shards(const RunContext& context, const ShardedStage& stage, const std::vector<std::size_t>& open) {
   Work work;
   work.share.rank = context.world.rank();
   work.share.host = context.world.host();
+  std::int64_t total = 0, left = 0;
+  for (std::size_t i = 0; i < stage.shards; ++i) total += stage.items(i);
+  for (const std::size_t i : open) left += stage.items(i);
   comm::WorkQueue queue(context.world, static_cast<std::int64_t>(open.size()));
-  for (auto claim = queue.claim(); claim.count > 0; claim = queue.claim()) {
-    for (std::int64_t i = claim.first; i < claim.first + claim.count; ++i) {
-      if (!work.stopped && context.stop_requested()) work.stopped = true;
-      if (work.stopped || work.error) continue;
-      try {
-        make_shard(context, stage, open[static_cast<std::size_t>(i)], work);
-      } catch (...) {
-        work.error = std::current_exception();
-      }
+  comm::Progress progress(context.world, stage.name, total, total - left);
+  while (const auto claim = queue.claim()) {
+    if (context.stop_requested()) {
+      work.stopped = true;
+      queue.close();
+      break;
+    }
+    try {
+      const std::size_t index = open[static_cast<std::size_t>(claim.first)];
+      const std::int64_t rejected = make_shard(context, stage, index, work);
+      progress.add(stage.items(index), rejected);
+    } catch (...) {
+      work.error = std::current_exception();
+      queue.close();
+      break;
     }
   }
   queue.finish();
+  progress.finish();
   return work;
 }
 
@@ -221,7 +236,9 @@ bool is_complete(const RunContext& context, const ShardedStage& stage, std::stri
       if (error.kind() != ErrorKind::Data) throw;
       log::warn(stage.name, ": its record is damaged and is made again: ", error.text().why);
     }
-    complete = record && record->fingerprint == stage.fingerprint && present.find('0') == std::string::npos;
+    complete = record && record->fingerprint == stage.fingerprint && present.find('0') == std::string::npos &&
+               std::all_of(stage.products.begin(), stage.products.end(),
+                           [](const Path& product) { return std::filesystem::exists(product); });
     if (complete) log::info(stage.name, ": complete already");
   });
   present = context.world.broadcast_text(std::move(present));

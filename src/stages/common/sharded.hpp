@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "stages/common/context.hpp"
 #include "store/table.hpp"
@@ -27,6 +28,9 @@ struct ShardedStage {
   /// How many items the shard handles (rows of the plan, not of what is kept); for the record and the progress line.
   /// Cheap, and the same on all ranks.
   std::function<std::int64_t(std::size_t shard)> items;
+
+  /// Other files that must be there for the stage to be complete; `complete` makes them.
+  std::vector<Path> products;
 
   /// Optional: called once on every rank, together, before the first shard is made; never when no shard is left.
   /// The place for loading models. What can fail on one rank alone goes into World::together.
