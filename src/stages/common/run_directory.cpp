@@ -89,16 +89,21 @@ std::optional<StageRecord> read_record(const RunDirectory& dir, const std::strin
   }
 }
 
+std::vector<std::string> recorded_stages(const RunDirectory& dir) {
+  std::vector<std::string> names;
+  std::error_code absent;
+  for (const auto& entry : std::filesystem::directory_iterator(dir.root() / "stages", absent))
+    if (entry.path().extension() == ".json") names.push_back(entry.path().stem().string());
+  std::sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {
+    return std::pair(order_of(a), a) < std::pair(order_of(b), b);
+  });
+  return names;
+}
+
 std::vector<StageRecord> read_records(const RunDirectory& dir) {
   std::vector<StageRecord> records;
-  std::error_code absent;
-  for (const auto& entry : std::filesystem::directory_iterator(dir.root() / "stages", absent)) {
-    if (entry.path().extension() != ".json") continue;
-    if (auto record = read_record(dir, entry.path().stem().string())) records.push_back(std::move(*record));
-  }
-  std::sort(records.begin(), records.end(), [](const StageRecord& a, const StageRecord& b) {
-    return std::pair(order_of(a.stage), a.stage) < std::pair(order_of(b.stage), b.stage);
-  });
+  for (const std::string& name : recorded_stages(dir))
+    if (auto record = read_record(dir, name)) records.push_back(std::move(*record));
   return records;
 }
 

@@ -69,7 +69,9 @@ class RunDirectory {
 void write_record(const RunDirectory& dir, const StageRecord& record);
 /// Nothing when the stage has not been completed. Throws Error(Data) when the file is damaged.
 std::optional<StageRecord> read_record(const RunDirectory& dir, const std::string& stage);
-/// All records there are, in the order of the stages.
+/// Names of the stages that have a record ("train.baseline"), in the order of the stages.
+std::vector<std::string> recorded_stages(const RunDirectory& dir);
+/// All records there are, in the order of the stages. Throws Error(Data) when one is damaged.
 std::vector<StageRecord> read_records(const RunDirectory& dir);
 
 }  // namespace divergen::stages
