@@ -1,6 +1,6 @@
 #pragma once
 // Training samples: an image of the data set after resize-crop and flip, with generated instances pasted in
-// (reference/semantics.md §7, augmentation.md). A sample is a pure function of (seed, epoch, position). No LibTorch.
+// (reference/semantics.md §7, augmentation.md). A sample is a pure function of (seed, position). No LibTorch.
 
 #include <cstdint>
 #include <memory>
@@ -15,16 +15,19 @@
 
 namespace divergen::stages {
 
-/// Which instances of a library may be pasted, by class.
+/// Which instances of a library may be pasted, by class. Cheap to copy; thread-safe.
 class InstancePool {
  public:
-  /// `class_of`: category id -> 0-based class. Keeps the instances that `training` allows (generators, extra
-  /// categories, number a category).
+  /// `class_of`: category id -> 0-based class. Keeps the instances that `training` allows: of the named generators, of
+  /// extra categories or not, and of each category the first so many by item id. Throws Error(Config) for a generator
+  /// that the library does not know, Error(Data) for a category that the categories file does not know.
   InstancePool(std::shared_ptr<const store::Library> library, const config::TrainSettings& training,
                const ClassMap& class_of);
   std::size_t size() const;
-  const std::vector<std::vector<std::size_t>>& by_class()
-      const;  // library entries, of non-empty classes in class order
+  /// Library entries, of non-empty classes in class order.
+  const std::vector<std::vector<std::size_t>>& by_class() const;
+  /// The classes of by_class().
+  const std::vector<std::int64_t>& classes() const;
   const store::Library& library() const;
 
  private:
@@ -35,16 +38,22 @@ class InstancePool {
 /// Thread-safe: make() may be called from many threads.
 class SampleMaker {
  public:
-  /// `pool` may be null: no pasting. The data set must outlive the maker.
+  /// `pool` may be null: no pasting. The data set must outlive the maker. Images without an annotation that is not a
+  /// crowd take no part. The order of images is that of detectron2's repeat-factor sampler for the same seed; all else
+  /// is drawn from (seed, position), the pasting last, so that trainings with and without a pool see the same crops.
+  /// Throws Error(Config) for settings that cannot be followed, Error(Data) for a data set without a usable image, or
+  /// with a category that `class_of` does not know.
   SampleMaker(const lvis::Dataset& dataset, Path images, const ClassMap& class_of, AreaStatistics area_statistics,
               const config::AugmentSettings& settings, std::shared_ptr<const InstancePool> pool, std::uint64_t seed);
 
   /// Sample `position` of the endless stream (position counts over epochs; all ranks share the stream: rank r of R
   /// takes positions r, r + R, ...). A picture that cannot be read is replaced by the next one of the stream's epoch
-  /// and counted.
+  /// and counted; so is an instance, by none. Throws Error(Data) when no picture of the epoch can be read.
   Sample make(std::uint64_t position) const;
 
+  /// Images of the data set, and instances of the library, that could not be read so far (each counted once).
   std::int64_t unreadable_images() const;
+  std::int64_t unreadable_instances() const;
 
  private:
   struct State;
@@ -54,11 +63,14 @@ class SampleMaker {
 /// Makes samples ahead in threads, hands them out in order of position, with bounded memory.
 class SampleLoader {
  public:
-  /// Positions first, first + stride, ...
+  /// Positions first, first + stride, ... . At most `depth` (at least 1) samples are in work or waiting. With 0 threads
+  /// next() makes the sample itself. The maker must outlive the loader.
   SampleLoader(const SampleMaker& maker, std::uint64_t first, std::uint64_t stride, std::int64_t threads,
                std::int64_t depth);
+  /// Waits for the samples in work.
   ~SampleLoader();
-  /// Blocks until the next sample is there; rethrows what a thread threw.
+  /// Blocks until the next sample is there; rethrows what a thread threw on it, then and at every later call. From one
+  /// thread at a time.
   Sample next();
   double waited_seconds() const;  // of next() in all
 
