@@ -1,6 +1,7 @@
 #include "stages/train/detector_task.hpp"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
 #include <cstring>
@@ -13,6 +14,9 @@
 namespace divergen::stages {
 namespace {
 
+// Enough pictures for means and deviations of every channel; each costs one forward pass of the backbone.
+constexpr std::uint64_t kCalibrationSamples = 8;
+
 at::Tensor rgb_tensor(const image::Image& rgb) {
   DIVERGEN_CHECK(rgb.channels == 3);
   const at::Tensor view = at::from_blob(const_cast<std::uint8_t*>(rgb.pixels.data()), {rgb.height, rgb.width, 3},
@@ -20,18 +24,11 @@ at::Tensor rgb_tensor(const image::Image& rgb) {
   return view.permute({2, 0, 1}).contiguous();
 }
 
-/// A generator of the device with a state of its own.
-at::Generator generator_for(at::Device device, std::uint64_t seed) {
-  at::Generator generator = at::globalContext().defaultGenerator(device).clone();
+// The detector draws on the CPU, whatever device it computes on.
+at::Generator cpu_generator(std::uint64_t seed) {
+  at::Generator generator = at::detail::createCPUGenerator();
   generator.set_current_seed(seed);
   return generator;
-}
-
-models::DetectorSample on_device(models::DetectorSample sample, at::Device device) {
-  if (device.is_cpu()) return sample;
-  for (at::Tensor* t : {&sample.image, &sample.truth.boxes, &sample.truth.classes, &sample.truth.masks})
-    *t = t->to(device);
-  return sample;
 }
 
 bool ends_with_any(const std::string& name, std::initializer_list<std::string_view> ends) {
@@ -87,15 +84,27 @@ void load_detector_weights(models::CenterNet2& detector, const Path& file) {
 DetectorTask::DetectorTask(const config::RunConfig& config, const config::TrainSettings& training,
                            const std::vector<double>& image_counts, const SampleMaker& maker, comm::World& world,
                            at::Device device)
-    : config_(config), training_(training), maker_(maker), world_(world), device_(device) {
+    : config_(config), training_(training), maker_(maker), world_(world), image_counts_(image_counts) {
   detector_ = std::make_unique<models::CenterNet2>(config.detector, image_counts);
   detector_->to(at::TensorOptions().dtype(at::kFloat).device(device));
 }
 
 void DetectorTask::initialise() {
-  at::Generator generator = generator_for(device_, derive_seed(training_.seed, "initial weights"));
-  models::init_detector(*detector_, config_.detector, generator);
-  if (!training_.init.empty()) load_detector_weights(*detector_, training_.init);
+  at::NoGradGuard no_grad;
+  // Made on the CPU and copied: the values must not depend on the device, and modules are initialised there.
+  models::CenterNet2 fresh(config_.detector, image_counts_);
+  at::Generator generator = cpu_generator(derive_seed(training_.seed, "initial weights"));
+  models::init_detector(fresh, config_.detector, generator);
+  if (!training_.init.empty()) {
+    load_detector_weights(fresh, training_.init);
+  } else if (config_.detector.backbone_weights.empty()) {
+    std::vector<at::Tensor> images;
+    for (std::uint64_t position = 0; position < kCalibrationSamples; ++position)
+      images.push_back(rgb_tensor(maker_.make(position).rgb));
+    models::calibrate_norms(fresh, images);
+  }
+  const auto from = fresh.named_tensors(), to = detector_->named_tensors();
+  for (std::size_t i = 0; i < to.size(); ++i) to[i].tensor.detach().copy_(from[i].tensor);
 }
 
 void DetectorTask::seek(std::int64_t iteration) {
@@ -114,9 +123,9 @@ std::map<std::string, at::Tensor> DetectorTask::losses(std::int64_t iteration) {
     const Sample sample = loader_->next();
     DIVERGEN_CHECK(sample.position == step * static_cast<std::uint64_t>(training_.batch) + rank +
                                           static_cast<std::uint64_t>(k * world_.size()));
-    batch.push_back(on_device(to_detector_sample(sample), device_));
+    batch.push_back(to_detector_sample(sample));
   }
-  at::Generator generator = generator_for(device_, derive_seed(training_.seed, "step", {step, rank}));
+  at::Generator generator = cpu_generator(derive_seed(training_.seed, "step", {step, rank}));
   // For layers that draw from the process's generator (stochastic depth).
   at::manual_seed(derive_seed(training_.seed, "layers", {step, rank}));
   const auto mean_over_ranks = [this](at::Tensor& values) {

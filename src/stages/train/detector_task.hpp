@@ -26,6 +26,8 @@ class DetectorTask : public TrainingTask {
                at::Device device);
 
   nn::Module& module() override { return *detector_; }
+  /// As init_detector draws them; then the file that settings name; from random values, with the frozen norms set to
+  /// the first samples of the stream.
   void initialise() override;
   void seek(std::int64_t iteration) override;
   std::map<std::string, at::Tensor> losses(std::int64_t iteration) override;
@@ -36,7 +38,7 @@ class DetectorTask : public TrainingTask {
   const config::TrainSettings& training_;
   const SampleMaker& maker_;
   comm::World& world_;
-  at::Device device_;
+  std::vector<double> image_counts_;
   std::unique_ptr<models::CenterNet2> detector_;
   std::unique_ptr<SampleLoader> loader_;
   double waited_before_ = 0;  // by loaders that are gone

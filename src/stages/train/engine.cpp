@@ -1,7 +1,7 @@
 #include "stages/train/engine.hpp"
 
 #include <ATen/ATen.h>
-#include <ATen/Version.h>
+#include <torch/headeronly/version.h>
 
 #include <chrono>
 #include <cmath>
@@ -108,7 +108,7 @@ void TrainingEngine::State::begin() {
     log.emplace(options.folder);
   }
   fresh();
-  parallel.emplace(task.module(), world);
+  parallel.emplace(task.module(), world, nn::DataParallelOptions{});
   if (!load_newest()) log::info(settings().name, ": starts at the beginning");
   restore();
 }
@@ -206,7 +206,7 @@ Agreed TrainingEngine::State::step() {
   for (const auto& [name, term] : terms) total = total.defined() ? total + term : term;
   if (ema) ema->update(task.module());
   optimizer->zero_grad();
-  parallel->prepare_for_backward(total);
+  parallel->prepare_for_backward({total});
   total.backward();
   parallel->finish_backward();
   Agreed agreed = agree(terms, optimizer->grad_norm());

@@ -85,13 +85,13 @@ bool is_done(const RunContext& context, const config::TrainSettings& training, c
 /// Collective; written by rank 0.
 void write_training_record(const RunContext& context, const config::TrainSettings& training,
                            const std::string& fingerprint, const TrainingResult& result, double start,
-                           std::int64_t unreadable) {
+                           const SampleMaker& maker) {
   comm::World& world = context.world;
   const json mine{
       {"rank", world.rank()},        {"host", world.host()}, {"items", result.steps * training.batch / world.size()},
       {"busy", result.busy_seconds}, {"start", start},       {"end", epoch_seconds()}};
   const auto shares = world.gather_texts(mine.dump());
-  std::int64_t bad[1] = {unreadable};
+  std::int64_t bad[2] = {maker.unreadable_images(), maker.unreadable_instances()};
   world.sum(std::span<std::int64_t>(bad));
   world.together([&] {
     if (!world.is_root()) return;
@@ -101,6 +101,7 @@ void write_training_record(const RunContext& context, const config::TrainSetting
     record.seconds = result.seconds;
     record.items = training.iterations * training.batch;
     if (bad[0] > 0) record.rejected["unreadable_image"] = bad[0];
+    if (bad[1] > 0) record.rejected["unreadable_instance"] = bad[1];
     for (const std::string& text : shares) {
       const json share = json::parse(text);
       record.ranks.push_back({share.at("rank").get<int>(), share.at("host").get<std::string>(),
@@ -161,7 +162,7 @@ void run_train(const RunContext& context, const config::TrainSettings& training)
   world.together([&] {
     if (world.is_root()) write_models(folder, engine, options, data.classes);
   });
-  write_training_record(context, training, fingerprint, result, start, data.maker->unreadable_images());
+  write_training_record(context, training, fingerprint, result, start, *data.maker);
 }
 
 }  // namespace divergen::stages
