@@ -100,7 +100,8 @@ at::Tensor class_by_class(const at::Tensor& boxes, const at::Tensor& scores, con
     at += size;
   }
   const at::Tensor kept = keep.nonzero().squeeze(1);
-  return kept.index_select(0, descending(scores.index_select(0, kept)));
+  // Not the stable sort: the order of equal scores is that of the same call in torchvision.
+  return kept.index_select(0, std::get<1>(scores.index_select(0, kept).sort(/*dim=*/0, /*descending=*/true)));
 }
 
 }  // namespace

@@ -327,6 +327,9 @@ void check_arguments(const at::Tensor& features, const at::Tensor& rois, const B
   DIVERGEN_CHECK(bins.pooled[0] > 0 && bins.pooled[1] > 0 && bins.sampling >= 0);
 }
 
+// Stands in for RoIs that are not finite: every sample is outside.
+constexpr double kFarOutside = -1e6;
+
 /// [R, bins, size]: how much of each pixel of an axis is in each bin of each RoI. A bilinear sample at x, held within
 /// the image, has weight max(0, 1 - |x - pixel|) on every pixel.
 at::Tensor axis_matrix(const at::Tensor& low, const at::Tensor& high, std::int64_t bins, std::int64_t size,
@@ -358,7 +361,8 @@ at::Tensor roi_align_composed(const at::Tensor& features, const at::Tensor& rois
       std::max<std::int64_t>(1, (std::int64_t{1} << 26) / (pooled[0] * shape.channels * shape.width));
   const at::Tensor finite = rois.isfinite().all(1);
   const at::Tensor placed =
-      (rois.where(finite.unsqueeze(1), rois.new_zeros({})).narrow(1, 1, 4) * scale - 0.5).to(input.scalar_type());
+      (rois.where(finite.unsqueeze(1), rois.new_full({}, kFarOutside)).narrow(1, 1, 4) * scale - 0.5)
+          .to(input.scalar_type());
   const at::Tensor image_of = rois.select(1, 0).to(at::kLong);
   std::vector<at::Tensor> parts, rows_of;
   for (std::int64_t image = 0; image < shape.images; ++image) {
