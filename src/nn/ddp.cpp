@@ -1,0 +1,187 @@
+#include "nn/ddp.hpp"
+
+#include <ATen/ops/mul.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+
+#include <algorithm>
+#include <span>
+
+#include "base/error.hpp"
+#include "base/hash.hpp"
+#include "nn/mpi_backend.hpp"
+#ifdef DIVERGEN_HAVE_TORCH_CUDA
+#include "nn/nccl_backend.hpp"
+#endif
+
+namespace divergen::nn {
+namespace {
+
+// Each tensor once, also where two names share it.
+std::vector<at::Tensor> trained_parameters(const Module& module) {
+  std::vector<at::Tensor> out;
+  for (const NamedTensor& named : module.named_parameters()) {
+    const auto same = [&](const at::Tensor& other) { return other.is_same(named.tensor); };
+    if (named.tensor.requires_grad() && std::none_of(out.begin(), out.end(), same)) out.push_back(named.tensor);
+  }
+  return out;
+}
+
+// A line for each tensor: what must agree between the ranks for their buffers to match.
+std::string describe(const Module& module) {
+  std::string out;
+  for (const NamedTensor& named : module.named_tensors())
+    out += cat(named.name, " ", c10::toString(named.tensor.scalar_type()), " ", named.tensor.sizes(),
+               named.tensor.requires_grad() ? " trained" : "", "\n");
+  return out;
+}
+
+// Collective.
+void check_same_module(const Module& module, comm::World& world) {
+  const std::string mine = describe(module), root = world.broadcast_text(mine);
+  world.together([&] {
+    const auto at = std::mismatch(mine.begin(), mine.end(), root.begin(), root.end());
+    if (at.first == mine.end() && at.second == root.end()) return;
+    const auto line_at = [](const std::string& text, std::size_t position) {
+      const std::size_t begin = position == 0 ? 0 : text.rfind('\n', position - 1) + 1;
+      return text.substr(begin, text.find('\n', begin) - begin);
+    };
+    const auto position = static_cast<std::size_t>(at.first - mine.begin());
+    fail(ErrorKind::Bug,
+         {"the ranks built different models", cat("rank ", world.rank()),
+          cat("it has \"", line_at(mine, position), "\" where rank 0 has \"", line_at(root, position), "\""), ""});
+  });
+}
+
+// Gives all ranks rank 0's values. Collective. Through main memory: it happens once, and is the same for every device.
+void broadcast_tensors(const Module& module, comm::World& world) {
+  const at::NoGradGuard no_grad;
+  for (const NamedTensor& named : module.named_tensors()) {
+    at::Tensor values = named.tensor.detach().cpu().contiguous();
+    world.broadcast({static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes()});
+    if (!world.is_root() && !values.is_same(named.tensor) && values.data_ptr() != named.tensor.data_ptr())
+      named.tensor.detach().copy_(values);
+  }
+}
+
+// Parameters in buckets, those that get their gradients first (the last ones) in front: as DistributedDataParallel.
+std::vector<std::vector<std::size_t>> make_buckets(const std::vector<at::Tensor>& parameters,
+                                                   const DataParallelOptions& options) {
+  std::vector<std::size_t> limits{static_cast<std::size_t>(options.bucket_bytes)};
+  if (!options.find_unused_parameters)
+    limits.insert(limits.begin(), static_cast<std::size_t>(c10d::kDefaultFirstBucketBytes));
+  auto [buckets, sizes] = c10d::compute_bucket_assignment_by_size(parameters, limits);
+  std::reverse(buckets.begin(), buckets.end());
+  return buckets;
+}
+
+}  // namespace
+
+struct DataParallel::Engine {
+  c10::intrusive_ptr<c10d::ProcessGroup> group;
+  std::unique_ptr<c10d::Reducer> reducer;  // goes before the group
+
+  Engine(comm::World& world, const std::vector<NamedTensor>& named, const std::vector<at::Tensor>& parameters,
+         const DataParallelOptions& options);
+};
+
+DataParallel::Engine::Engine(comm::World& world, const std::vector<NamedTensor>& named,
+                             const std::vector<at::Tensor>& parameters, const DataParallelOptions& options)
+    : group(c10::make_intrusive<c10d::ProcessGroup>(world.rank(), world.size())) {
+  const at::Device device = parameters.front().device();
+  if (device.is_cuda()) {
+#ifdef DIVERGEN_HAVE_TORCH_CUDA
+    group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL,
+                      make_nccl_backend(world, device, options.timeout_seconds));
+    group->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
+#else
+    fail(ErrorKind::Config, {"training on GPUs is not possible", device.str(), "this divergen was built without CUDA",
+                             "build it with a LibTorch that has CUDA, or set the device to cpu"});
+#endif
+  } else {
+    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
+                      c10::make_intrusive<MpiBackend>(world));
+    group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
+  }
+
+  std::unordered_map<std::size_t, std::string> names;  // for the Reducer's messages
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    for (const NamedTensor& one : named)
+      if (one.tensor.is_same(parameters[i])) names.emplace(i, one.name);
+  reducer = std::make_unique<c10d::Reducer>(
+      parameters, make_buckets(parameters, options), group, std::vector<bool>(parameters.size(), false),
+      options.bucket_bytes, options.find_unused_parameters, /*gradient_as_bucket_view=*/false, std::move(names),
+      /*first_bucket_bytes_cap=*/c10d::kDefaultFirstBucketBytes, /*skip_all_reduce_unused_params=*/false,
+      /*use_python_reducer=*/false, /*bucket_bytes_cap_list=*/std::vector<std::int64_t>{});
+}
+
+DataParallel::DataParallel(Module& module, comm::World& world, const DataParallelOptions& options)
+    : module_(module), world_(world) {
+  if (world.size() == 1) return;
+  check_same_module(module, world);
+  broadcast_tensors(module, world);
+  const std::vector<at::Tensor> parameters = trained_parameters(module);
+  DIVERGEN_CHECK(!parameters.empty(), "no parameter is to be trained");
+  engine_ = std::make_unique<Engine>(world, module.named_parameters(), parameters, options);
+}
+
+DataParallel::~DataParallel() = default;
+
+void DataParallel::prepare_for_backward(const std::vector<at::Tensor>& losses) {
+  if (engine_) engine_->reducer->prepare_for_backward(losses);
+}
+
+void DataParallel::finish_backward() {
+  // The Reducer itself waits for the last bucket, in a callback at the end of backward; what is left is to see that it
+  // did (a backward that ended early would leave gradients half averaged).
+  if (engine_) engine_->reducer->check_finalized();
+}
+
+std::optional<std::string> DataParallel::differing_tensor() const {
+  if (!engine_) return std::nullopt;
+  const std::vector<NamedTensor> tensors = module_.named_tensors();
+  std::vector<std::uint64_t> mine;
+  for (const NamedTensor& named : tensors) {
+    const at::Tensor values = named.tensor.detach().cpu().contiguous();
+    mine.push_back(hash64({static_cast<const char*>(values.const_data_ptr()), values.nbytes()}));
+  }
+  std::vector<std::uint64_t> root = mine;
+  world_.broadcast(std::as_writable_bytes(std::span(root)));
+  const auto first = std::mismatch(mine.begin(), mine.end(), root.begin()).first - mine.begin();
+  const std::int64_t least = -world_.max(-static_cast<std::int64_t>(first));
+  if (least == static_cast<std::int64_t>(tensors.size())) return std::nullopt;
+  return tensors[static_cast<std::size_t>(least)].name;
+}
+
+void DataParallel::check_replicas() const {
+  if (const std::optional<std::string> name = differing_tensor())
+    fail(ErrorKind::Bug, {"the replicas of the model have drifted apart", *name, "its bits differ between ranks",
+                          "continue from the last checkpoint, and report it with the log"});
+}
+
+void reduce_plain(Module& module, comm::World& world) {
+  if (world.size() == 1) return;
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> parameters = trained_parameters(module);
+  std::vector<std::int64_t> users;  // ranks that have a gradient
+  for (const at::Tensor& parameter : parameters) users.push_back(parameter.grad().defined() ? 1 : 0);
+  world.sum(users);
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (users[i] == 0) continue;
+    at::Tensor& grad = parameters[i].mutable_grad();
+    // Divided first, then summed, as the Reducer does it.
+    at::Tensor mean =
+        grad.defined() ? at::mul(grad, 1.0 / world.size()).contiguous() : at::zeros_like(parameters[i]).contiguous();
+    const auto count = static_cast<std::size_t>(mean.numel());
+    DIVERGEN_CHECK(mean.device().is_cpu() && (mean.scalar_type() == at::kFloat || mean.scalar_type() == at::kDouble));
+    if (mean.scalar_type() == at::kFloat) {
+      world.sum(std::span(mean.mutable_data_ptr<float>(), count));
+    } else {
+      world.sum(std::span(mean.mutable_data_ptr<double>(), count));
+    }
+    grad = mean;
+  }
+}
+
+}  // namespace divergen::nn
