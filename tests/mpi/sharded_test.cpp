@@ -171,7 +171,9 @@ TEST_F(Sharded, StopsOnAllRanksWhenOneIsAskedAndGoesOn) {
     EXPECT_FALSE(read_record(RunDirectory(folder.path()), "generate").has_value());
   }
   const std::int64_t before = made_by_all();
-  if (world().size() == 1) EXPECT_EQ(before, 2);
+  if (world().size() == 1) {
+    EXPECT_EQ(before, 2);
+  }
 
   run(stage());
   EXPECT_EQ(before + made_by_all(), static_cast<std::int64_t>(kShards)) << "nothing lost, nothing twice";

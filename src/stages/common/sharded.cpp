@@ -49,54 +49,66 @@ std::string list_shards(const RunContext& context, const ShardedStage& stage) {
   std::map<std::string, std::size_t> index_of;
   for (std::size_t i = 0; i < stage.shards; ++i) index_of[context.dir.shard(stage.name, i).filename().string()] = i;
   std::string present(stage.shards, '0');
+  std::vector<Path> surplus;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     const auto found = index_of.find(name);
     if (found != index_of.end()) {
       present[found->second] = '1';
     } else if (name.starts_with("shard-")) {
-      log::warn(stage.name, ": ", entry.path().string(), " is not part of this plan, removed");
-      std::filesystem::remove(entry.path());
+      surplus.push_back(entry.path());
     }
   }
+  for (const Path& file : surplus) std::filesystem::remove(file);
+  if (!surplus.empty())
+    log::warn(stage.name, ": ", surplus.size(), " shards that are not part of this plan are removed from ",
+              folder.string());
   return present;
 }
 
-/// Whether the shard is whole and made of the same input; if not, why.
-std::optional<std::string> problem_of(const Path& file, const ShardedStage& stage, Tally& tally) {
+enum class State { Whole, Outdated, Damaged };
+
+/// What a shard of an earlier start is worth. Whole ones are counted, damaged ones are warned of.
+State examine(const Path& file, const ShardedStage& stage, Tally& tally) {
+  std::string why;
   try {
     const store::TableHead head = store::read_table_head(file);  // cheap, and settles most cases of changed settings
     const auto fingerprint = head.attributes.find("fingerprint");
-    if (fingerprint == head.attributes.end() || fingerprint->second != stage.fingerprint)
-      return "it was made with other settings, weights or earlier results";
-    if (const auto problem = store::verify_table(file)) return problem;
-    tally.count(file, head.attributes);
-    return std::nullopt;
+    if (fingerprint == head.attributes.end() || fingerprint->second != stage.fingerprint) return State::Outdated;
+    const auto problem = store::verify_table(file);
+    if (!problem) {
+      tally.count(file, head.attributes);
+      return State::Whole;
+    }
+    why = *problem;
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::Data) throw;
-    return cat(error.text().object, ": ", error.text().why);
+    why = cat(error.text().object, ": ", error.text().why);
   }
+  log::warn(stage.name, ": a damaged shard is made again: ", why);
+  return State::Damaged;
 }
 
 /// Indices of the shards that are still to be made, the same on all ranks. Each rank checks every size-th file.
 std::vector<std::size_t> open_shards(const RunContext& context, const ShardedStage& stage, const std::string& present,
                                      Tally& tally) {
   comm::World& world = context.world;
-  std::vector<std::int64_t> is_whole(stage.shards, 0);
+  std::vector<std::int64_t> is_whole(stage.shards + 1, 0);  // and how many are outdated
   world.together([&] {
-    for (std::size_t i = static_cast<std::size_t>(world.rank()); i < stage.shards;
+    for (auto i = static_cast<std::size_t>(world.rank()); i < stage.shards;
          i += static_cast<std::size_t>(world.size())) {
       if (present[i] != '1') continue;
       const Path file = context.dir.shard(stage.name, i);
-      if (const auto problem = problem_of(file, stage, tally)) {
-        log::warn(stage.name, ": ", file.string(), " is made again: ", *problem);
-        std::filesystem::remove(file);
-      } else {
-        is_whole[i] = 1;
-      }
+      const State state = examine(file, stage, tally);
+      is_whole[i] = state == State::Whole;
+      is_whole[stage.shards] += state == State::Outdated;
+      if (state != State::Whole) std::filesystem::remove(file);
     }
   });
   world.sum(std::span<std::int64_t>(is_whole));
+  if (world.is_root() && is_whole[stage.shards] > 0)
+    log::warn(stage.name, ": ", is_whole[stage.shards],
+              " shards were made with other settings, weights or earlier results, and are made again");
   std::vector<std::size_t> open;
   for (std::size_t i = 0; i < stage.shards; ++i)
     if (is_whole[i] == 0) open.push_back(i);
@@ -136,6 +148,7 @@ Work make_shards(const RunContext& context, const ShardedStage& stage, const std
   Work work;
   work.share.rank = context.world.rank();
   work.share.host = context.world.host();
+  if (open.empty()) return work;
   std::int64_t total = 0, left = 0;
   for (std::size_t i = 0; i < stage.shards; ++i) total += stage.items(i);
   for (const std::size_t i : open) left += stage.items(i);
@@ -267,7 +280,7 @@ void run_sharded(const RunContext& context, const ShardedStage& stage) {
 
   Tally checked;
   const std::vector<std::size_t> open = open_shards(context, stage, present, checked);
-  if (world.is_root())
+  if (world.is_root() && !open.empty())
     log::info(stage.name, ": ", open.size(), " of ", stage.shards, " shards to make on ", world.size(), " ranks");
   if (!open.empty() && stage.prepare) stage.prepare();
   const Work work = make_shards(context, stage, open);
