@@ -1,0 +1,187 @@
+// divergen-probe: what a model makes of fixed inputs, step by step, for comparison with other software
+// (tools/check_models.py runs the same inputs through the reference packages).
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <map>
+
+#include <CLI/CLI.hpp>
+
+#include "base/log.hpp"
+#include "models/annotator.hpp"
+#include "models/clip/clip.hpp"
+#include "models/diffusion/stable_diffusion.hpp"
+#include "nn/tensor_io.hpp"
+
+namespace {
+
+using namespace divergen;
+
+struct Probe {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  std::map<std::string, std::string> metadata;
+  void add(const std::string& name, const at::Tensor& tensor) { tensors.emplace_back(name, tensor.contiguous()); }
+};
+
+struct Options {
+  Path model, out;
+  std::string prompt = "a photo of a single red apple, plain background", negative_prompt = "blurry";
+  std::vector<std::string> samplers = models::scheduler_names();
+  std::int64_t steps = 8, pictures = 2;
+  double guidance = 5;
+};
+
+at::Tensor to_tensor(const image::Image& picture) {
+  at::Tensor out = at::empty({picture.height, picture.width, picture.channels}, at::kByte);
+  std::memcpy(out.mutable_data_ptr(), picture.pixels.data(), picture.pixels.size());
+  return out;
+}
+
+/// A disc on a sloping ground, wider than high, so that resizing, padding and cropping all have something to do.
+image::Image drawing() {
+  image::Image picture(75, 104, 3);
+  for (int y = 0; y < picture.height; ++y)
+    for (int x = 0; x < picture.width; ++x) {
+      const bool is_inside = std::hypot(x - 60.0, y - 33.0) < 22;
+      std::uint8_t* pixel = picture.at(y, x);
+      pixel[0] = static_cast<std::uint8_t>(is_inside ? 210 - y : 90 + x);
+      pixel[1] = static_cast<std::uint8_t>(is_inside ? 40 + x : 150 - y);
+      pixel[2] = static_cast<std::uint8_t>(is_inside ? 30 : 100 + (x * 5 + y * 3) % 40);
+    }
+  return picture;
+}
+
+Probe probe_stable_diffusion(const Options& options) {
+  Probe probe;
+  const tokenizers::ClipBpe tokenizer(options.model / "tokenizer");
+  const auto text_model = models::load_clip_text(options.model / "text_encoder");
+  const auto unet = models::load_unet(options.model / "unet");
+  const auto vae = models::load_vae(options.model / "vae");
+
+  std::vector<at::Tensor> rows;
+  for (const std::string& text : {options.negative_prompt, options.prompt})
+    rows.push_back(at::tensor(tokenizer.encode_padded(text), at::kLong));
+  const at::Tensor ids = at::stack(rows), text = text_model->forward(ids).last_hidden_state;
+  probe.add("ids", ids);
+  probe.add("text", text);
+
+  const std::int64_t side = unet->config.sample_size;
+  std::vector<at::Tensor> noise;
+  for (std::int64_t i = 0; i < options.pictures; ++i)
+    noise.push_back(models::item_noise(static_cast<std::uint64_t>(i), {1, unet->config.in_channels, side, side}));
+  const at::Tensor latents = at::cat(noise), times = at::full({options.pictures}, 500, at::kFloat);
+  probe.add("noise", latents);
+  probe.add("unet.time", times);
+  probe.add("unet.out", unet->forward(latents, times, text.narrow(0, 1, 1).expand({options.pictures, -1, -1})));
+  probe.add("vae.image", vae->decode(latents));
+
+  for (const std::string& sampler : options.samplers) {
+    config::GeneratorSettings settings;
+    settings.weights = options.model;
+    settings.steps = options.steps;
+    settings.guidance = options.guidance;
+    settings.sampler = sampler;
+    settings.negative_prompt = options.negative_prompt;
+    models::StableDiffusion pipeline(settings);
+    std::vector<models::GenerationItem> items;
+    for (std::int64_t i = 0; i < options.pictures; ++i)
+      items.push_back({options.prompt, static_cast<std::uint64_t>(i)});
+    std::vector<at::Tensor> pictures;
+    for (const image::Image& picture : pipeline.generate(items)) pictures.push_back(to_tensor(picture));
+    probe.add("image." + sampler, at::stack(pictures));
+  }
+  probe.metadata = {{"prompt", options.prompt},
+                    {"negative_prompt", options.negative_prompt},
+                    {"steps", cat(options.steps)},
+                    {"guidance", cat(options.guidance)}};
+  return probe;
+}
+
+Probe probe_clip(const Options& options) {
+  Probe probe;
+  const image::Image picture = drawing();
+  const auto vision = models::load_clip_vision(options.model);
+  const at::Tensor pixels = models::prepare_for_clip(picture, vision->vision_model.config.image_size);
+  probe.add("picture", to_tensor(picture));
+  probe.add("pixels", pixels);
+  probe.add("image_features", vision->image_features(pixels));
+  if (models::ModelConfig(options.model / "config.json").has("text_config")) {
+    const auto whole = models::load_clip(options.model);
+    at::Tensor ids = at::full({2, tokenizers::ClipBpe::kLength}, tokenizers::ClipBpe::kEnd, at::kLong);
+    ids.select(1, 0).fill_(tokenizers::ClipBpe::kStart);
+    ids[0].slice(0, 1, 7).copy_(at::tensor({320, 1125, 539, 320, 736, 3055}, at::kLong));  // a photo of a red apple
+    ids[1].slice(0, 1, 4).copy_(at::tensor({320, 1125, 2368}, at::kLong));
+    probe.add("ids", ids);
+    probe.add("text_features", whole->text_features(ids));
+  }
+  return probe;
+}
+
+Probe probe_sam(const Options& options) {
+  Probe probe;
+  const image::Image picture = drawing();
+  const auto sam = models::load_sam(options.model);
+  const models::SamInput input = models::prepare_for_sam(picture, sam->config.img_size);
+  const double right = picture.width - 1, bottom = picture.height - 1;
+  const at::Tensor corners = at::tensor({0.0, 0.0, 0.0, bottom, right, 0.0, right, bottom}, at::kDouble).view({4, 2});
+  const at::Tensor points = models::to_sam_points(corners.unsqueeze(0), input);
+  const at::Tensor embedding = sam->image_encoder.forward(input.pixels);
+  const auto out = sam->mask_decoder.forward(embedding, sam->prompt_encoder.pe_layer.grid(sam->config.grid()),
+                                             sam->prompt_encoder.points(points, at::ones({1, 4}, at::kLong)),
+                                             sam->prompt_encoder.no_mask());
+  probe.add("picture", to_tensor(picture));
+  probe.add("points", corners);
+  probe.add("pixels", input.pixels);
+  probe.add("embedding", embedding);
+  probe.add("low_res", out.masks.narrow(1, 1, 3));
+  probe.add("iou", out.iou.narrow(1, 1, 3));
+  config::AnnotatorSettings settings;
+  settings.weights = options.model;
+  models::SamBackgroundAnnotator annotator(settings);
+  probe.add("object", to_tensor(annotator.annotate(std::vector{picture}).front()));
+  return probe;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::map<std::string, std::function<Probe(const Options&)>> kinds{
+      {"sd", probe_stable_diffusion}, {"clip", probe_clip}, {"sam", probe_sam}};
+  CLI::App app{
+      "Runs a model on fixed inputs and writes inputs and results as safetensors, for comparison with other "
+      "software.\n\nExample: divergen-probe sd data/mini/models/sd --out probe.safetensors"};
+  std::string kind;
+  Options options;
+  app.add_option("kind", kind, "sd, clip or sam")->required()->check(CLI::IsMember(kinds));
+  app.add_option("model", options.model, "the model's folder (sam: or its weights file)")->required();
+  app.add_option("--out", options.out, "file to write")->required();
+  app.add_option("--prompt", options.prompt, "sd: what to draw")->capture_default_str();
+  app.add_option("--negative-prompt", options.negative_prompt, "sd: what to keep away from")->capture_default_str();
+  app.add_option("--samplers", options.samplers, "sd: samplers to run")->capture_default_str();
+  app.add_option("--steps", options.steps, "sd: steps of a sampler")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--pictures", options.pictures, "sd: pictures, from the seeds 0, 1, ...")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--guidance", options.guidance, "sd: scale of the guidance")->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& problem) {
+    const int code = app.exit(problem);
+    return code == 0 ? 0 : exit_code(ErrorKind::Usage);
+  }
+  try {
+    at::NoGradGuard no_grad;
+    const Probe probe = kinds.at(kind)(options);
+    nn::save_tensors(options.out, probe.tensors, probe.metadata);
+    return 0;
+  } catch (const Error& error) {
+    log::error(error.what());
+    return exit_code(error.kind());
+  } catch (const std::exception& error) {
+    log::error("unexpected: ", error.what());
+    return exit_code(ErrorKind::Bug);
+  }
+}
