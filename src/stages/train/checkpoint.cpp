@@ -52,15 +52,19 @@ json to_json(const CheckpointState& state) {
             {"seconds", state.window.seconds}}}};
 }
 
+/// Of everything that state.json says but this hash itself.
+std::string own_hash(json state) {
+  state.erase("hash");
+  return to_hex(hash128(state.dump()));
+}
+
 json read_state_json(const Path& checkpoint) {
-  json state;
-  try {
-    state = json::parse(read_file(checkpoint / "state.json"));
-  } catch (const json::exception& error) {
-    refuse(checkpoint, cat("state.json is not JSON: ", error.what()));
-  }
+  const json state = json::parse(read_file(checkpoint / "state.json"), nullptr, /*allow_exceptions=*/false);
   if (!state.is_object() || state.value("format", "") != kFormat || state.value("version", 0) != kVersion)
     refuse(checkpoint, "state.json is not of this format and version");
+  const auto hash = state.find("hash");
+  if (hash == state.end() || *hash != own_hash(state))
+    refuse(checkpoint, "state.json has other contents than were written");
   return state;
 }
 
@@ -114,6 +118,7 @@ void write_checkpoint(const Path& folder, const CheckpointState& state, const St
     }
     json text = to_json(state);
     text["files"] = files;
+    text["hash"] = own_hash(text);
     write_file_atomic(part / "state.json", text.dump(1) + "\n");
     fsync_folder(part);
     if (std::filesystem::exists(target)) remove_folder(target);

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <exception>
 #include <optional>
 
 #include "base/error.hpp"
@@ -44,7 +45,7 @@ nn::AdamWOptions optimizer_options(const config::TrainSettings& settings) {
 
 /// What one step told all ranks; the same on each of them.
 struct Agreed {
-  bool stop = false, bad_number = false, writer_failed = false;
+  bool stop = false, bad_number = false, write_failed = false;
   double waited = 0;                    // seconds of all ranks together
   std::map<std::string, double> terms;  // means over ranks
 };
@@ -72,6 +73,7 @@ struct TrainingEngine::State {
   void save();
   Agreed step();
   Agreed agree(const std::map<std::string, at::Tensor>& terms, const at::Tensor& grad_norm);
+  void settle();
   void roll_back();
   void log_window(double lr);
   void advance(const Agreed& agreed);
@@ -87,6 +89,7 @@ struct TrainingEngine::State {
   std::optional<nn::AdamW> optimizer;
   std::optional<TrainingLog> log;
   CheckpointWriter writer;
+  std::exception_ptr log_problem;
   const std::function<bool()>* stop_requested = nullptr;
 
   std::int64_t iteration = 0, saved_iteration = -1;
@@ -101,15 +104,16 @@ struct TrainingEngine::State {
 };
 
 void TrainingEngine::State::begin() {
-  if (world.is_root()) {
+  world.together([&] {
+    if (!world.is_root()) return;
     make_folder(checkpoints());
     sweep_parts(checkpoints());
     sweep_parts(options.folder);
     log.emplace(options.folder);
-  }
+  });
   fresh();
   parallel.emplace(task.module(), world, nn::DataParallelOptions{});
-  if (!load_newest()) log::info(settings().name, ": starts at the beginning");
+  if (!load_newest() && world.is_root()) log::info(settings().name, ": starts at the beginning");
   restore();
 }
 
@@ -133,7 +137,9 @@ void TrainingEngine::State::fresh() {
 /// What follows a change of position: the stream of samples, the log, the clocks.
 void TrainingEngine::State::restore() {
   task.seek(iteration);
-  if (log) log->rewind(iteration);
+  world.together([&] {
+    if (log) log->rewind(iteration);
+  });
   clock_start = window_start = Clock::now();
   window_seconds_before = window.seconds;
   waited_seen = task.waited_seconds();
@@ -164,7 +170,7 @@ bool TrainingEngine::State::load_newest() {
       log::warn(settings().name, ": was trained on ", state.ranks, " ranks, goes on with ", world.size(),
                 "; the samples stay the same, the last bits do not");
   });
-  log::info(settings().name, ": goes on at iteration ", iteration, " from ", checkpoint.string());
+  if (world.is_root()) log::info(settings().name, ": goes on at iteration ", iteration, " from ", checkpoint.string());
   return true;
 }
 
@@ -236,7 +242,7 @@ Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& ter
   const double waited = task.waited_seconds();
   message[0] = (*stop_requested)() ? 1 : 0;
   message[1] = bad ? 1 : 0;
-  message[2] = writer.has_failed() ? 1 : 0;
+  message[2] = log_problem || writer.has_failed() ? 1 : 0;
   message[3] = waited - waited_seen;
   waited_seen = waited;
   std::copy_n(number, values.size(), message.begin() + kFlags);
@@ -249,6 +255,14 @@ Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& ter
   return out;
 }
 
+/// Collective: everything that was to be written is, or all ranks throw what rank 0 met.
+void TrainingEngine::State::settle() {
+  world.together([&] {
+    if (log_problem) std::rethrow_exception(std::exchange(log_problem, nullptr));
+    writer.wait();
+  });
+}
+
 /// Back to the last good state. Throws Error(Data) when that does not help.
 void TrainingEngine::State::roll_back() {
   // A step that is bad again when it is repeated from the same state will always be.
@@ -258,12 +272,13 @@ void TrainingEngine::State::roll_back() {
                            cat("a loss or gradient is not a finite number, after ", rollbacks - 1,
                                " returns to the last good checkpoint"),
                            "lower train.lr or train.clip_value, or lengthen train.warmup, in a new run directory"});
-  world.together([&] { writer.wait(); });
+  settle();
   const std::int64_t bad = iteration;
   fresh();
   load_newest();
   restore();
-  log::warn(settings().name, ": step ", bad, " gave a number that is not finite; went back to step ", iteration);
+  if (world.is_root())
+    log::warn(settings().name, ": step ", bad, " gave a number that is not finite; went back to step ", iteration);
 }
 
 void TrainingEngine::State::log_window(double lr) {
@@ -282,7 +297,11 @@ void TrainingEngine::State::log_window(double lr) {
   line.memory_mb = resident_megabytes();
   last_loss = line.loss_total;
   if (log) {
-    log->write(line);
+    try {
+      log->write(line);
+    } catch (...) {
+      log_problem = std::current_exception();  // the other ranks hear of it at the next agreement
+    }
     const double left = static_cast<double>(settings().iterations - iteration) * mean(elapsed);
     log::info(settings().name, " ", iteration, "/", settings().iterations, "  loss ", fixed(line.loss_total, 4),
               "  lr ", fixed(lr * 1e6, 2), "e-6  ", fixed(line.images_per_second, 2), " images/s  waiting for data ",
@@ -297,8 +316,9 @@ void TrainingEngine::State::log_window(double lr) {
 void TrainingEngine::State::advance(const Agreed& agreed) {
   const double lr = schedule.at(iteration);
   if (iteration == bad_iteration) {
-    log::warn(settings().name, ": step ", iteration, " gave finite numbers when it was repeated: suspect a faulty ",
-              "device among the ranks named above");
+    if (world.is_root())
+      log::warn(settings().name, ": step ", iteration, " gave finite numbers when it was repeated: suspect a faulty ",
+                "device among the ranks named above");
     bad_iteration = -1;
   }
   ++iteration;
@@ -308,11 +328,11 @@ void TrainingEngine::State::advance(const Agreed& agreed) {
   for (const auto& [name, value] : agreed.terms) window.sums[name] += value;
   const bool is_last = iteration == settings().iterations;
   if (iteration % settings().log_every == 0 || is_last) log_window(lr);
-  if (agreed.writer_failed) world.together([&] { writer.wait(); });
+  if (agreed.write_failed) settle();
   const bool stopping = agreed.stop && !is_last;
   if (iteration % settings().checkpoint_every == 0 || is_last || stopping) save();
   if (!stopping) return;
-  world.together([&] { writer.wait(); });
+  settle();
   fail(ErrorKind::Stopped,
        {"the training stopped on request", cat("training '", settings().name, "'"),
         cat("step ", iteration, " of ", settings().iterations, " is saved"), "run the same command again to go on"});
@@ -350,7 +370,7 @@ TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) 
     if (agreed.bad_number) s.roll_back();
     else s.advance(agreed);
   }
-  s.world.together([&] { s.writer.wait(); });
+  s.settle();
   return s.result_of(start, waited_before);
 }
 
