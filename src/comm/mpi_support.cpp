@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -18,12 +19,28 @@ MPI_Datatype type_of() {
   if constexpr (std::is_same_v<T, std::int64_t>) return MPI_INT64_T;
 }
 
+/// Bytes of one piece of a sum: the parts of a piece stay in the cache, and the scratch memory stays small.
+constexpr std::size_t kSumPieceBytes = std::size_t{8} << 20;
+
+// Memory for `count` numbers, with unspecified values; kept for the next sum of this thread (a fresh mapping for each
+// cost as much as the sum itself).
+template <class T>
+T* scratch(std::size_t count) {
+  thread_local std::unique_ptr<std::byte[]> memory;
+  thread_local std::size_t size = 0;
+  if (size < count * sizeof(T)) {
+    size = count * sizeof(T);
+    memory = std::make_unique_for_overwrite<std::byte[]>(size);
+  }
+  return reinterpret_cast<T*>(memory.get());
+}
+
 // out[i] = parts[0][i] + parts[1][i] + ..., the parts lying one after another.
 template <class T>
-void add_parts(T* out, const std::vector<T>& parts, std::size_t each, int ranks) {
-  std::copy_n(parts.data(), each, out);
+void add_parts(T* out, const T* parts, std::size_t each, int ranks) {
+  std::copy_n(parts, each, out);
   for (int r = 1; r < ranks; ++r) {
-    const T* part = parts.data() + static_cast<std::size_t>(r) * each;
+    const T* part = parts + static_cast<std::size_t>(r) * each;
     for (std::size_t i = 0; i < each; ++i) out[i] += part[i];
   }
 }
@@ -31,9 +48,9 @@ void add_parts(T* out, const std::vector<T>& parts, std::size_t each, int ranks)
 // Few numbers: everybody gets everything and adds up by itself; one exchange.
 template <class T>
 void sum_small(MPI_Comm comm, T* values, int count, int ranks) {
-  std::vector<T> all(static_cast<std::size_t>(count) * static_cast<std::size_t>(ranks));
+  T* all = scratch<T>(static_cast<std::size_t>(count) * static_cast<std::size_t>(ranks));
   MPI_Request request;
-  check(MPI_Iallgather(values, count, type_of<T>(), all.data(), count, type_of<T>(), comm, &request), "sum");
+  check(MPI_Iallgather(values, count, type_of<T>(), all, count, type_of<T>(), comm, &request), "sum");
   wait(request, "sum");
   add_parts(values, all, static_cast<std::size_t>(count), ranks);
 }
@@ -55,10 +72,10 @@ void sum_large(MPI_Comm comm, T* values, int count, int ranks, int me) {
     mine[static_cast<std::size_t>(r)] = each;
     mine_offsets[static_cast<std::size_t>(r)] = r * each;
   }
-  std::vector<T> parts(static_cast<std::size_t>(each) * static_cast<std::size_t>(ranks));
+  T* parts = scratch<T>(static_cast<std::size_t>(each) * static_cast<std::size_t>(ranks));
   MPI_Request request;
-  check(MPI_Ialltoallv(values, counts.data(), offsets.data(), type_of<T>(), parts.data(), mine.data(),
-                       mine_offsets.data(), type_of<T>(), comm, &request),
+  check(MPI_Ialltoallv(values, counts.data(), offsets.data(), type_of<T>(), parts, mine.data(), mine_offsets.data(),
+                       type_of<T>(), comm, &request),
         "sum");
   wait(request, "sum", kBusyPause);
   add_parts(values + offsets[static_cast<std::size_t>(me)], parts, static_cast<std::size_t>(each), ranks);
@@ -115,7 +132,7 @@ void ordered_sum(MPI_Comm comm, T* values, std::size_t count) {
   if (ranks == 1) return;
   constexpr std::size_t kSmall = 512;  // numbers; below it the time is all latency, and one exchange beats two
   while (count > 0) {
-    const std::size_t now = std::min(count, kPieceBytes / sizeof(T));
+    const std::size_t now = std::min(count, kSumPieceBytes / sizeof(T));
     if (now <= kSmall) {
       sum_small(comm, values, static_cast<int>(now), ranks);
     } else {

@@ -35,7 +35,8 @@ class WorkQueue {
     std::int64_t first = 0, count = 0;  // count 0: nothing is left
     explicit operator bool() const { return count > 0; }
   };
-  /// Not collective; from any one thread of each rank at a time. Takes about a millisecond at most. Throws Error(Comm).
+  /// Not collective; from any one thread of each rank at a time. Takes about two milliseconds (on rank 0 none). Throws
+  /// Error(Comm).
   Claim claim();
   /// Gives out nothing more, to any rank: all finish what they have and come to the end. For a stop signal or an error
   /// of one rank. Not collective; from the thread that claims.

@@ -3,8 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <memory>
+#include <cstdio>
 
 #include "comm/world.hpp"
 
@@ -17,14 +16,22 @@ inline comm::World*& world_slot() {
 /// The ranks of this test program.
 inline comm::World& world() { return *world_slot(); }
 
-/// A failed case on one rank must not leave the others waiting in a collective of the next: ranks agree after each.
+/// Ranks wait for each other after each case. A case that was left early on this rank (a failed ASSERT, an exception)
+/// may have left the others in one of its collectives, for good: then all ranks end at once.
 class AgreeAfterEachCase : public testing::EmptyTestEventListener {
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (result.failed() && !world().is_root())
       std::fprintf(stderr, "[rank %d] %s:%d\n%s\n", world().rank(), result.file_name() ? result.file_name() : "?",
                    result.line_number(), result.message());
   }
-  void OnTestEnd(const testing::TestInfo&) override { world().barrier(); }
+  void OnTestEnd(const testing::TestInfo& test) override {
+    if (test.result()->HasFatalFailure() && world().size() > 1) {
+      std::fprintf(stderr, "[rank %d] left %s.%s early: all ranks end\n", world().rank(), test.test_suite_name(),
+                   test.name());
+      world().abort(1);
+    }
+    world().barrier();
+  }
 };
 
 inline int run_mpi_tests(int argc, char** argv) {
