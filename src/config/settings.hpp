@@ -81,7 +81,7 @@ struct AugmentSettings {
 
 struct DetectorSettings {
   std::string backbone = "resnet";  // "resnet" | "swin"
-  Path backbone_weights;            // safetensors or .pkl; empty: random
+  Path backbone_weights;            // safetensors or .pth; empty: random
   std::vector<std::int64_t> depths{3, 4, 6, 3};
   std::int64_t stem_channels = 64;           // resnet
   std::int64_t base_width = 64;              // resnet: bottleneck width of the first stage, doubled each stage

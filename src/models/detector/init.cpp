@@ -19,6 +19,10 @@ constexpr const char* kBottomUp = "backbone.bottom_up.";
 /// Tensors of a weights file; of its entry "model" where it is a checkpoint of detectron2.
 nn::TensorMap read_weights(const Path& path) {
   const std::string extension = path.extension().string();
+  if (extension == ".pkl")
+    fail(ErrorKind::Data, {"the backbone's weights cannot be read", path.string(),
+                           "pickles of NumPy arrays are not among the formats that are read as data",
+                           "convert the file to safetensors; the names in it may stay as they are"});
   const bool is_checkpoint = (extension == ".pth" || extension == ".pt") && weights::TorchFile(path).has("model");
   return nn::load_tensors(path, is_checkpoint ? "model" : "");
 }
