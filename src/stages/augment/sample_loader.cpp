@@ -18,10 +18,13 @@ struct SampleLoader::State {
     std::exception_ptr error;
   };
 
-  State(const SampleMaker& of, std::uint64_t from, std::uint64_t step, std::int64_t most)
-      : maker(of), first(from), stride(step), depth(static_cast<std::uint64_t>(std::max<std::int64_t>(most, 1))) {}
+  State(std::function<Sample(std::uint64_t)> of, std::uint64_t from, std::uint64_t step, std::int64_t most)
+      : make(std::move(of)),
+        first(from),
+        stride(step),
+        depth(static_cast<std::uint64_t>(std::max<std::int64_t>(most, 1))) {}
 
-  const SampleMaker& maker;
+  const std::function<Sample(std::uint64_t)> make;
   const std::uint64_t first, stride, depth;
   std::mutex mutex;
   std::condition_variable room, ready;
@@ -43,7 +46,7 @@ struct SampleLoader::State {
 
   Made attempt(std::uint64_t n) const noexcept {
     try {
-      return {maker.make(first + n * stride), nullptr};
+      return {make(first + n * stride), nullptr};
     } catch (...) {
       return {std::nullopt, std::current_exception()};
     }
@@ -78,12 +81,16 @@ struct SampleLoader::State {
   }
 };
 
-SampleLoader::SampleLoader(const SampleMaker& maker, std::uint64_t first, std::uint64_t stride, std::int64_t threads,
-                           std::int64_t depth)
-    : state_(std::make_unique<State>(maker, first, stride, depth)) {
+SampleLoader::SampleLoader(std::function<Sample(std::uint64_t)> make, std::uint64_t first, std::uint64_t stride,
+                           std::int64_t threads, std::int64_t depth)
+    : state_(std::make_unique<State>(std::move(make), first, stride, depth)) {
   DIVERGEN_CHECK(stride > 0 && threads >= 0, stride, ", ", threads);
   for (std::int64_t i = 0; i < threads; ++i) state_->threads.emplace_back([state = state_.get()] { state->work(); });
 }
+
+SampleLoader::SampleLoader(const SampleMaker& maker, std::uint64_t first, std::uint64_t stride, std::int64_t threads,
+                           std::int64_t depth)
+    : SampleLoader([&maker](std::uint64_t position) { return maker.make(position); }, first, stride, threads, depth) {}
 
 SampleLoader::~SampleLoader() = default;
 

@@ -3,6 +3,7 @@
 // (reference/semantics.md §7, augmentation.md). A sample is a pure function of (seed, position). No LibTorch.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -67,6 +68,9 @@ class SampleLoader {
   /// next() makes the sample itself. The maker must outlive the loader.
   SampleLoader(const SampleMaker& maker, std::uint64_t first, std::uint64_t stride, std::int64_t threads,
                std::int64_t depth);
+  /// The same with any function of position that may be called from many threads.
+  SampleLoader(std::function<Sample(std::uint64_t)> make, std::uint64_t first, std::uint64_t stride,
+               std::int64_t threads, std::int64_t depth);
   /// Waits for the samples in work.
   ~SampleLoader();
   /// Blocks until the next sample is there; rethrows what a thread threw on it, then and at every later call. From one
