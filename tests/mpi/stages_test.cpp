@@ -108,12 +108,12 @@ void write_data_set(const Path& root) {
   lvis::Dataset dataset;
   dataset.categories = {{1, "red_thing", "f", 3}, {2, "dog", "r", 3}};
   Rng rng(9);
-  make_folder(root / "images");
+  make_folder(root / "images/train");
   for (int i = 1; i <= 4; ++i) {
     const int height = 70 + i, width = 90;
     image::Image picture(height, width, 3);
     for (auto& p : picture.pixels) p = static_cast<std::uint8_t>(rng.below(256));
-    const std::string file = cat(i, ".png");
+    const std::string file = cat("train/", i, ".png");  // folder and name, as data sets are read
     write_file_atomic(root / "images" / file, i == 4 ? "not a picture" : image::encode_png(picture));
     dataset.images.push_back({i, height, width, file, true, {}, {}});
     for (int k = 0; k < 8; ++k) {
@@ -232,6 +232,7 @@ TEST_F(mpi_stages, WhatWasLostIsMadeAgain) {
   std::filesystem::remove(directory("lost").shard("generate", 1));
   std::filesystem::remove(directory("lost").shard("annotate", 2));
   write_file_atomic(directory("lost").shard("filter", 0), "damaged");
+  std::filesystem::remove(directory("lost").record("filter"));  // as if killed before the stage was complete
   std::filesystem::remove(directory("lost").reference());
 
   ASSERT_EQ(run(2, "lost", "pgaf"), 0) << output_;
@@ -288,6 +289,9 @@ TEST_F(mpi_stages, WhatIsMissingIsNamedBeforeWorkStarts) {
   EXPECT_NE(output_.find("/nowhere/config.json"), std::string::npos) << output_;
   EXPECT_NE(run(2, "missing", "f", "train_images=/nowhere"), 0);
   EXPECT_NE(output_.find("data.train_images"), std::string::npos) << output_;
+  std::filesystem::remove(directory("missing").reference());
+  EXPECT_EQ(run(1, "missing", "f", cat("train_images='", (*root_ / "data/gpt").string(), "'")), 74) << output_;
+  EXPECT_NE(output_.find("train/1.png"), std::string::npos) << output_;
 }
 
 }  // namespace divergen::stages

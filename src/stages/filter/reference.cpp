@@ -197,13 +197,30 @@ bool stands(const Path& file, const std::string& fingerprint) {
   }
 }
 
+/// Nothing of the pass is kept, so that it starts over when the cause is mended.
+void forget(const RunDirectory& dir) {
+  std::error_code ignored;
+  std::filesystem::remove_all(dir.shard(kStage, 0).parent_path(), ignored);
+  remove_quietly(dir.record(kStage));
+}
+
 void write_reference(const RunDirectory& dir, std::size_t shards, std::size_t places, const std::string& fingerprint) {
   store::Table table = merge(dir, shards);
-  if (table.rows() == 0 && places > 0)
+  if (table.rows() == 0 && places > 0) {
+    forget(dir);
     fail(ErrorKind::Data, {"there is no real crop to compare with", cat(places, " annotations"),
-                           "not one of their pictures could be read", "correct data.train_images"});
+                           "not one of their pictures could be used (see the log)",
+                           "correct data.train_images or the pictures, then run it again"});
+  }
   table.attributes["fingerprint"] = fingerprint;
+  make_folder(dir.reference().parent_path());
   store::write_table(table, dir.reference());
+  const auto record = read_record(dir, kStage);
+  if (record && record->rejected.contains(kBadPicture))
+    log::warn("filter: ", record->rejected.at(kBadPicture), " of ", places,
+              " real crops are left out, since their pictures cannot be read;",
+              " to count them in when these are mended, remove ", dir.reference().string(), " and ",
+              dir.shard(kStage, 0).parent_path().string());
   log::info("filter: mean features of the real crops of ", table.rows(), " categories");
 }
 
@@ -221,6 +238,23 @@ struct Crops {
   }
 };
 
+/// A wrong folder is told at once, not by a warning for each of its pictures.
+void check_pictures(const config::DataSettings& data, const Crops& crops) {
+  constexpr std::size_t kLooks = 100;
+  std::set<std::size_t> looked;
+  for (const CropPlace& place : crops.places) {
+    if (looked.size() == kLooks) break;
+    if (looked.insert(place.image).second &&
+        std::filesystem::exists(data.train_images / crops.dataset.images[place.image].file))
+      return;
+  }
+  if (looked.empty()) return;
+  const Path first = data.train_images / crops.dataset.images[*looked.begin()].file;
+  fail(ErrorKind::Io, {"the training pictures are missing", first.string(),
+                       cat("neither it nor ", looked.size() - 1, " others of data.train_json exist"),
+                       "correct data.train_images: the file names of data.train_json are looked up in it"});
+}
+
 void make_file(const RunContext& context, const std::set<std::int32_t>& ids, const std::string& fingerprint,
                const LazyScorer& scorer) {
   Crops crops;
@@ -228,6 +262,7 @@ void make_file(const RunContext& context, const std::set<std::int32_t>& ids, con
   context.world.together([&] {
     if (!context.world.is_root()) return;
     crops.read(context.config, ids);
+    check_pictures(context.config.data, crops);
     count = std::to_string(crops.places.size());
   });
   const std::size_t places = std::stoull(context.world.broadcast_text(count));
