@@ -6,10 +6,12 @@
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
+#include <exception>
 #include <span>
 
 #include "base/error.hpp"
 #include "base/hash.hpp"
+#include "base/log.hpp"
 #include "nn/mpi_backend.hpp"
 #ifdef DIVERGEN_HAVE_TORCH_CUDA
 #include "nn/nccl_backend.hpp"
@@ -79,29 +81,33 @@ std::vector<std::vector<std::size_t>> make_buckets(const std::vector<at::Tensor>
 }  // namespace
 
 struct DataParallel::Engine {
+  comm::World& world;
+  int exceptions = std::uncaught_exceptions();
+  c10::intrusive_ptr<c10d::Backend> backend;
   c10::intrusive_ptr<c10d::ProcessGroup> group;
-  std::unique_ptr<c10d::Reducer> reducer;  // goes before the group
+  std::unique_ptr<c10d::Reducer> reducer;
 
   Engine(comm::World& world, const std::vector<NamedTensor>& named, const std::vector<at::Tensor>& parameters,
          const DataParallelOptions& options);
+  ~Engine();
 };
 
-DataParallel::Engine::Engine(comm::World& world, const std::vector<NamedTensor>& named,
+DataParallel::Engine::Engine(comm::World& world_, const std::vector<NamedTensor>& named,
                              const std::vector<at::Tensor>& parameters, const DataParallelOptions& options)
-    : group(c10::make_intrusive<c10d::ProcessGroup>(world.rank(), world.size())) {
+    : world(world_), group(c10::make_intrusive<c10d::ProcessGroup>(world_.rank(), world_.size())) {
   const at::Device device = parameters.front().device();
   if (device.is_cuda()) {
 #ifdef DIVERGEN_HAVE_TORCH_CUDA
-    group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL,
-                      make_nccl_backend(world, device, options.timeout_seconds));
+    backend = make_nccl_backend(world, device, options.timeout_seconds);
+    group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
 #else
     fail(ErrorKind::Config, {"training on GPUs is not possible", device.str(), "this divergen was built without CUDA",
                              "build it with a LibTorch that has CUDA, or set the device to cpu"});
 #endif
   } else {
-    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM,
-                      c10::make_intrusive<MpiBackend>(world));
+    backend = c10::make_intrusive<MpiBackend>(world);
+    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
   }
 
@@ -114,6 +120,18 @@ DataParallel::Engine::Engine(comm::World& world, const std::vector<NamedTensor>&
       options.bucket_bytes, options.find_unused_parameters, /*gradient_as_bucket_view=*/false, std::move(names),
       /*first_bucket_bytes_cap=*/c10d::kDefaultFirstBucketBytes, /*skip_all_reduce_unused_params=*/false,
       /*use_python_reducer=*/false, /*bucket_bytes_cap_list=*/std::vector<std::int64_t>{});
+}
+
+DataParallel::Engine::~Engine() {
+  if (std::uncaught_exceptions() > exceptions) return;  // the others may never come
+  try {
+    reducer.reset();
+    // NCCL takes leave of the other ranks, and rank 0's store, which its watchdogs ask, stays until all have done so.
+    backend->shutdown();
+    world.barrier();
+  } catch (const std::exception& error) {
+    log::warn("the end of data-parallel training: ", error.what());
+  }
 }
 
 DataParallel::DataParallel(Module& module, comm::World& world, const DataParallelOptions& options)

@@ -1,14 +1,14 @@
 #include "nn/nccl_backend.hpp"
 
+#include <ATen/cuda/CUDAContextLight.h>
 #include <c10/cuda/CUDAFunctions.h>
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
-#include <atomic>
 #include <chrono>
 
 #include "base/error.hpp"
+#include "base/hash.hpp"
 
 namespace divergen::nn {
 namespace {
@@ -23,12 +23,15 @@ void check_devices(comm::World& world, at::Device device) {
            {"the GPU is not there", cat(device.str(), " of rank ", world.rank(), " on ", world.host()),
             cat("CUDA sees ", there, " GPUs"), "start as many ranks a node as it has GPUs, or set the device to cpu"});
   });
-  const std::vector<std::string> all = world.gather_texts(cat(world.host(), " ", device.str()));
+  // By the GPU's own number: each rank may see but one GPU, and call it cuda:0 (srun --gpus-per-task).
+  const auto& uuid = at::cuda::getDeviceProperties(device.index())->uuid;
+  const std::string mine = cat(world.host(), " GPU-", to_hex(hash64({uuid.bytes, sizeof(uuid.bytes)})));
+  const std::vector<std::string> all = world.gather_texts(mine);
   world.together([&] {
     for (std::size_t i = 0; i < all.size(); ++i)
       for (std::size_t j = 0; j < i; ++j)
         if (all[i] == all[j])
-          fail(ErrorKind::Config, {"two ranks share a GPU", cat("ranks ", j, " and ", i, ": ", all[i]),
+          fail(ErrorKind::Config, {"two ranks share a GPU", cat("ranks ", j, " and ", i, " on ", all[i]),
                                    "NCCL wants one rank a GPU", "start as many ranks a node as it has GPUs"});
   });
 }

@@ -11,6 +11,11 @@
 #include "base/rng.hpp"
 #include "mpi/mpi_main.hpp"
 #include "nn/mpi_backend.hpp"
+#ifdef DIVERGEN_HAVE_TORCH_CUDA
+#include <c10/cuda/CUDAFunctions.h>
+
+#include "nn/nccl_backend.hpp"
+#endif
 
 namespace divergen::nn {
 namespace {
@@ -296,6 +301,28 @@ TEST(MpiBackend, CollectivesOfTensors) {
   std::vector<at::Tensor> halves{at::ones({3}, at::kHalf)};  // a failure comes out of wait()
   EXPECT_THROW(backend.allreduce(halves, c10d::AllreduceOptions())->wait(), Error);
 }
+
+#ifdef DIVERGEN_HAVE_TORCH_CUDA
+TEST(NcclBackend, SumsOnGpusOrSaysWhatIsMissing) {
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(world().local_rank()));
+  if (world().any(c10::cuda::device_count() <= world().local_rank())) {
+    try {
+      make_nccl_backend(world(), device, 60);
+      FAIL() << "there is no GPU for every rank";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::Config);
+    }
+    return;
+  }
+  const auto backend = make_nccl_backend(world(), device, 60);
+  std::vector<at::Tensor> tensors{at::full({1000}, world().rank() + 1.0, at::TensorOptions(device))};
+  backend->allreduce(tensors, c10d::AllreduceOptions())->wait();
+  const int n = world().size();
+  EXPECT_TRUE(at::equal(tensors[0].cpu(), at::full({1000}, n * (n + 1) / 2.0, at::kFloat)));
+  backend->shutdown();
+  world().barrier();
+}
+#endif
 
 }  // namespace
 }  // namespace divergen::nn
