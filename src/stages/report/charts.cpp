@@ -59,7 +59,7 @@ std::vector<Point> thinned(const std::vector<double>& x, const std::vector<doubl
 
 std::string dot_chart(const std::string& title, const std::vector<DotRow>& rows, const std::vector<bool>& hollow,
                       double most) {
-  const double row_height = 34, left = 86, width = 470, right = 52;
+  const double row_height = 34, left = 86, width = 494, right = 66;
   const double bottom = 14 + row_height * static_cast<double>(rows.size());
   Svg svg(width, bottom + 30, title);
   const auto ticks = nice_ticks(0, 100 * most, 5);
@@ -106,7 +106,7 @@ std::string gain_bars(const std::string& title, const std::vector<Bar>& bars, do
 
 std::string column_chart(const std::string& title, const std::vector<Bar>& bars) {
   const bool is_labelled = bars.size() <= 70;
-  const double left = 44, width = 1000, height = 180, bottom = height + 10, foot = is_labelled ? 108 : 18;
+  const double left = 44, width = 1024, height = 180, bottom = height + 10, foot = is_labelled ? 108 : 18;
   Svg svg(width, bottom + foot, title);
   double most = 1;
   for (const Bar& bar : bars) most = std::max(most, bar.value);
@@ -166,7 +166,7 @@ std::string line_chart(const std::string& title, const std::string& x_name, cons
 
 std::string histogram(const std::string& title, const std::vector<float>& kept, const std::vector<float>& rejected,
                       double bound) {
-  const double left = 40, width = 470, height = 200, bottom = height - 28;
+  const double left = 40, width = 494, height = 200, bottom = height - 28;
   Svg svg(width, height, title);
   if (kept.empty() && rejected.empty()) return svg.str();
   float low = std::numeric_limits<float>::infinity(), high = -low;
@@ -212,7 +212,7 @@ std::string histogram(const std::string& title, const std::vector<float>& kept, 
 }
 
 std::string share_bar(const std::string& title, const std::vector<Part>& parts) {
-  const double width = 1000, height = 34;
+  const double width = 1024, height = 34;
   Svg svg(width, height, title);
   std::int64_t total = 0;
   for (const Part& part : parts) total += part.count;

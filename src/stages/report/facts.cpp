@@ -30,6 +30,8 @@ void attempt(RunFacts& facts, const std::string& what, const Read& read) {
   } catch (const Error& error) {
     facts.problems.push_back(
         cat(what, ": ", error.text().why.empty() ? error.what() : error.text().why, " (", error.text().object, ")"));
+  } catch (const json::exception&) {
+    facts.problems.push_back(cat(what, ": its JSON is damaged, or lacks what it must hold"));
   } catch (const std::exception& error) {
     facts.problems.push_back(cat(what, ": ", error.what()));
   }

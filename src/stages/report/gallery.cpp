@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t kMostRows = 40;     // categories shown of each frequency group
 constexpr std::size_t kMostSamples = 12;  // training samples shown of each training
-constexpr std::size_t kMostDetections = 12;
+constexpr std::size_t kMostDetections = 12, kOpenDetections = 4;
 constexpr int kSampleWidth = 320, kDetectionWidth = 640;  // px stored
 constexpr int kQuality = 84;
 
@@ -112,8 +112,8 @@ std::string sheets_section(const RunFacts& facts, const ContactSheets& sheets, P
       body += html;
       ++shown;
     }
-    const std::string count =
-        shown < rows.size() ? cat(shown, " of ", rows.size(), " categories") : cat(rows.size(), " categories");
+    const std::string count = cat(shown < rows.size() ? cat(shown, " of ", rows.size()) : std::to_string(rows.size()),
+                                  rows.size() == 1 ? " category" : " categories");
     const std::string badge = cat("<span class=\"badge ", group, "\">", group, "</span>");
     out += fold(cat(badge, " <span class=\"dim\">", count, "</span>"), body, is_first);
     is_first = false;
@@ -157,18 +157,21 @@ std::string detections_section(const RunFacts& facts, const RunDirectory& dir, P
     });
     if (in_all && files.size() < kMostDetections) files.push_back(file.filename());
   }
-  std::string body;
+  const std::string open_grid = names.size() > 1 ? "<div class=\"pairs\">" : "<div class=\"pairs one\">";
+  std::string heads, first, rest;
   if (names.size() > 1)
-    for (const std::string& name : names) body += cat("<div class=\"head\">", html_escape(name), "</div>");
-  for (const Path& file : files) {
-    std::string row;
+    for (const std::string& name : names) heads += cat("<div class=\"head\">", html_escape(name), "</div>");
+  for (std::size_t i = 0; i < files.size(); ++i)
     for (const std::string& name : names)
-      row += picture_html(dir.evaluation(name) / "pictures" / file, kDetectionWidth,
-                          cat("ground truth and detections of ", name), budget);
-    body += row;
-  }
-  return cat("<p>Validation images: in each picture the ground truth on the left, the detections on the right.</p>\n",
-             "<div class=\"pairs", names.size() > 1 ? "" : " one", "\">", body, "</div>\n");
+      (i < kOpenDetections ? first : rest) +=
+          picture_html(dir.evaluation(name) / "pictures" / files[i], kDetectionWidth,
+                       cat("ground truth and detections of ", name), budget);
+  std::string out =
+      cat("<p>Validation images: in each picture the ground truth on the left, the detections on the right.</p>\n",
+          open_grid, heads, first, "</div>\n");
+  if (!rest.empty())
+    out += fold(cat(files.size() - kOpenDetections, " more"), cat(open_grid, heads, rest, "</div>\n"), false);
+  return out;
 }
 
 }  // namespace divergen::stages::report

@@ -74,11 +74,8 @@ std::vector<double> nice_ticks(double low, double high, int count) {
   const double raw = (high - low) / count;
   const double power = std::pow(10.0, std::floor(std::log10(raw)));
   double step = 10 * power;
-  for (double factor : {1.0, 2.0, 5.0})
-    if (factor * power >= raw * 0.999) {
-      step = factor * power;
-      break;
-    }
+  for (double factor : {1.0, 2.0, 5.0})  // the one nearest to what was asked for, by ratio
+    if (std::abs(std::log(factor * power / raw)) < std::abs(std::log(step / raw))) step = factor * power;
   std::vector<double> ticks;
   const double first = std::ceil(low / step - 1e-9);
   for (double k = first; k * step <= high + 1e-9 * step; ++k) ticks.push_back(k * step);

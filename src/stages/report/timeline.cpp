@@ -109,7 +109,7 @@ std::string timeline(const std::vector<StageRecord>& records) {
     height += static_cast<double>(lanes.ranks.size()) * (lane_height(lanes) + 2) + 10;
     for (const RankShare* r : lanes.ranks) intervals.emplace_back(r->start, r->end);
   }
-  const double left = 160, width = 1000;
+  const double left = 160, width = 1024;
   Svg svg(width, height + 26, "When each rank worked in each stage");
   const CutAxis x(std::move(intervals), left, width - 8);
   const auto ticks = nice_ticks(0, x.length(), 8);

@@ -95,7 +95,7 @@ std::string training_section(const RunFacts& facts, const config::RunConfig& con
   for (std::size_t i = 0; i < facts.trainings.size(); ++i) legend += swatch(colours[i], facts.trainings[i].name);
   legend += "</p>\n";
   std::string out = training_table(facts, config) + "<h3>Total loss</h3>\n" + legend +
-                    figure(curves_of(facts, colours, "loss_total", "Total loss by iteration", 1000, 280),
+                    figure(curves_of(facts, colours, "loss_total", "Total loss by iteration", 1024, 280),
                            "Faint: as logged. Strong: smoothed.");
   std::set<std::string> terms;
   for (const auto& t : facts.trainings)

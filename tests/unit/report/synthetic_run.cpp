@@ -61,10 +61,10 @@ Plan make_synthetic_plan() {
   input.seed = 7;
   for (const auto* c : chosen_categories()) {
     PlanCategory category{c->id, c->name, c->frequency, c->is_extra, {}};
-    category.prompts = {{"sd", {template_prompt(c->name, c->definition)}}};
+    category.prompts = {{"manual", {template_prompt(c->name, c->definition)}}};
     input.categories.push_back(category);
   }
-  input.generators = {{"sd", kPicturesEach}};
+  input.generators = {{"sd", kPicturesEach, {"manual"}}};
   input.shard_items = kShardItems;
   return make_plan(input);
 }
