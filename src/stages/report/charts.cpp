@@ -128,10 +128,11 @@ std::string column_chart(const std::string& title, const std::vector<Bar>& bars)
 
 std::string line_chart(const std::string& title, const std::string& x_name, const std::vector<Curve>& curves,
                        double width, double height) {
-  const double left = 46, bottom = height - 30, top = 12;
+  const bool is_tall = height > 200;
+  const double left = 46, bottom = height - (is_tall ? 44 : 30), top = 12;
   double x_low = std::numeric_limits<double>::infinity(), x_high = -x_low, y_low = x_low, y_high = -x_low;
   for (const Curve& c : curves) {
-    const std::vector<double> smooth = smoothed(c.y);
+    const std::vector<double> smooth = c.is_exact ? c.y : smoothed(c.y);
     for (std::size_t i = 0; i < c.y.size(); ++i) {
       if (!std::isfinite(c.x[i]) || !std::isfinite(c.y[i])) continue;
       x_low = std::min(x_low, c.x[i]);
@@ -146,21 +147,22 @@ std::string line_chart(const std::string& title, const std::string& x_name, cons
   y_low = std::min(0.0, y_low);
   y_high = y_high > y_low ? y_low + 1.08 * (y_high - y_low) : y_low + 1;
   const Scale x{x_low, x_high, left, width - 10}, y{y_low, y_high, bottom, top};
-  const auto y_ticks = nice_ticks(y_low, y_high, height > 200 ? 5 : 3);
+  const auto y_ticks = nice_ticks(y_low, y_high, is_tall ? 5 : 3);
   const auto x_ticks = nice_ticks(x_low, x_high, width > 500 ? 8 : 3);
   for (double t : y_ticks) {
     svg.line(left, y(t), width - 10, y(t), "grid");
     svg.text(left - 8, y(t) + 4, tick_label(t, step_of(y_ticks)), "tick", Anchor::End);
   }
   for (double t : x_ticks) svg.text(x(t), bottom + 17, tick_label(t, step_of(x_ticks)), "tick", Anchor::Middle);
-  if (height > 200) svg.text(width - 10, bottom + 28, x_name, "tick", Anchor::End);
-  const Scale clipped = y;
+  if (is_tall) svg.text((left + width - 10) / 2, bottom + 36, x_name, "tick", Anchor::Middle);
   const auto inside = [&](std::vector<Point> points) {
     for (auto& p : points) p.second = std::clamp(p.second, top, bottom);
     return points;
   };
-  for (const Curve& c : curves) svg.polyline(inside(thinned(c.x, c.y, x, clipped, 300)), "raw " + c.css);
-  for (const Curve& c : curves) svg.polyline(inside(thinned(c.x, smoothed(c.y), x, clipped, 200)), "smooth " + c.css);
+  for (const Curve& c : curves)
+    if (!c.is_exact) svg.polyline(inside(thinned(c.x, c.y, x, y, 300)), "raw " + c.css);
+  for (const Curve& c : curves)
+    svg.polyline(inside(thinned(c.x, c.is_exact ? c.y : smoothed(c.y), x, y, 200)), "smooth " + c.css);
   return svg.str();
 }
 

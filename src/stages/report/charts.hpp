@@ -32,6 +32,7 @@ std::string column_chart(const std::string& title, const std::vector<Bar>& bars)
 struct Curve {
   std::vector<double> x, y;  // NaN in y: a gap
   std::string css;           // "s0" ...
+  bool is_exact = false;     // a schedule: nothing to smooth
 };
 /// Raw values faint, smoothed ones strong.
 std::string line_chart(const std::string& title, const std::string& x_name, const std::vector<Curve>& curves,

@@ -224,6 +224,11 @@ const StageRecord* RunFacts::record(const std::string& stage) const {
   return nullptr;
 }
 
+bool RunFacts::is_pass(const StageRecord& of) const {
+  const auto dot = of.stage.find('.');
+  return dot != std::string::npos && record(of.stage.substr(0, dot)) != nullptr;
+}
+
 RunFacts gather(const RunDirectory& dir, const config::RunConfig& config) {
   RunFacts facts;
   facts.title = config.title;

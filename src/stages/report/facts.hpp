@@ -69,6 +69,8 @@ struct RunFacts {
   const EvaluationFact* with() const;     // "divergen", or the last evaluation of a training with them
   const CategoryFact* category(std::int64_t id) const;
   const StageRecord* record(const std::string& stage) const;
+  /// Whether the record is of a pass ("filter.scores") that the record of its stage ("filter") counts in.
+  bool is_pass(const StageRecord& of) const;
 };
 
 RunFacts gather(const RunDirectory& dir, const config::RunConfig& config);

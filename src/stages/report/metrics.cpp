@@ -34,8 +34,9 @@ void write_metrics(const RunDirectory& dir, const config::RunConfig& config) {
   }
   if (facts.library) root["library"] = {{"instances", facts.library->instances}, {"hash", facts.library->hash}};
   for (const StageRecord& record : facts.records)
-    root["stages"][record.stage] = {
-        {"seconds", record.seconds}, {"items", record.items}, {"rejected", record.rejected}};
+    if (!facts.is_pass(record))
+      root["stages"][record.stage] = {
+          {"seconds", record.seconds}, {"items", record.items}, {"rejected", record.rejected}};
   make_folder(dir.root());
   write_file_atomic(dir.metrics(), root.dump(1) + "\n");
 }

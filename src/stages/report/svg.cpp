@@ -86,8 +86,10 @@ std::string tick_label(double value, double step) {
   if (std::abs(value) >= 1e6) return cat(fixed(value / 1e6, std::abs(step) < 1e6 ? 1 : 0), " M");
   if (std::abs(value) >= 1e4) return cat(fixed(value / 1e3, std::abs(step) < 1e3 ? 1 : 0), " k");
   const int digits = step > 0 ? std::max(0, static_cast<int>(-std::floor(std::log10(step) + 1e-9))) : 0;
-  std::string text = fixed(value, std::min(digits, 8));
-  return text == "-0" ? "0" : text;
+  // Rounding first, so that a zero of a floating-point sum has no sign.
+  const double unit = std::pow(10.0, std::min(digits, 8));
+  const double rounded = std::round(value * unit) / unit;
+  return rounded == 0 ? "0" : fixed(rounded, std::min(digits, 8));
 }
 
 }  // namespace divergen::stages::report

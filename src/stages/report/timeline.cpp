@@ -58,6 +58,28 @@ class CutAxis {
   double length_ = 0, start_ = 0, unit_ = 1;
 };
 
+/// Ticks at whole seconds, minutes, hours or days, about eight.
+std::vector<double> time_ticks(double length) {
+  constexpr double kSteps[] = {1,    2,    5,    10,    15,    30,    60,    120,    300,    600,   900,
+                               1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 345600, 864000};
+  double step = kSteps[0];
+  for (double s : kSteps)
+    if (length / step > 9) step = s;
+  if (length < step) return nice_ticks(0, length, 5);
+  std::vector<double> ticks;
+  for (double t = 0; t <= length; t += step) ticks.push_back(t);
+  return ticks;
+}
+
+/// "0", "40 s", "2 min", "1 h 30 min".
+std::string time_label(double seconds) {
+  if (seconds == 0) return "0";
+  if (seconds < 60) return seconds < 10 && seconds != std::floor(seconds) ? human_seconds(seconds) : cat(seconds, " s");
+  const auto whole = static_cast<std::int64_t>(std::llround(seconds));
+  if (whole < 3600) return whole % 60 == 0 ? cat(whole / 60, " min") : human_seconds(seconds);
+  return whole % 3600 == 0 && whole < 48 * 3600 ? cat(whole / 3600, " h") : human_seconds(seconds);
+}
+
 struct Lanes {
   const StageRecord* record;
   std::vector<const RankShare*> ranks;
@@ -112,10 +134,9 @@ std::string timeline(const std::vector<StageRecord>& records) {
   const double left = 160, width = 1024;
   Svg svg(width, height + 26, "When each rank worked in each stage");
   const CutAxis x(std::move(intervals), left, width - 8);
-  const auto ticks = nice_ticks(0, x.length(), 8);
-  for (double t : ticks) {
+  for (double t : time_ticks(x.length())) {
     svg.line(x.at_length(t), 4, x.at_length(t), height, "grid");
-    svg.text(x.at_length(t), height + 18, t == 0 ? "0" : human_seconds(t), "tick", Anchor::Middle);
+    svg.text(x.at_length(t), height + 18, time_label(t), "tick", Anchor::Middle);
   }
   for (double cut : x.cuts()) svg.line(x.at_length(cut), 4, x.at_length(cut), height, "bound");
   double y = 8;

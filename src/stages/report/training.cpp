@@ -42,7 +42,7 @@ std::string curves_of(const RunFacts& facts, const std::vector<std::string>& col
   for (std::size_t i = 0; i < facts.trainings.size(); ++i) {
     const auto& t = facts.trainings[i];
     if (t.column(key).empty() || t.column("iteration").empty()) continue;
-    curves.push_back({t.column("iteration"), t.column(key), colours[i]});
+    curves.push_back({t.column("iteration"), t.column(key), colours[i], key == "lr"});
   }
   return curves.empty() ? "" : line_chart(title, "iteration", curves, width, height);
 }

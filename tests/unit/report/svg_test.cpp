@@ -33,7 +33,8 @@ TEST(Ticks, AreRoundAndInside) {
   EXPECT_EQ(tick_label(0.25, 0.05), "0.25");
   EXPECT_EQ(tick_label(2, 1), "2");
   EXPECT_EQ(tick_label(180000, 20000), "180 k");
-  EXPECT_EQ(tick_label(-0.0, 1), "0");
+  EXPECT_EQ(tick_label(-1e-18, 0.2), "0");
+  EXPECT_EQ(tick_label(-0.4, 0.2), "-0.4");
 }
 
 TEST(Drawing, EscapesWords) {
