@@ -13,6 +13,7 @@
 #include "lvis/dataset.hpp"
 #include "mpi/mpi_main.hpp"
 #include "stages/common/context.hpp"
+#include "store/library.hpp"
 
 namespace divergen::test {
 
@@ -114,12 +115,45 @@ class SmallWorld {
     training.log_every = 2;
   }
   ~SmallWorld() {
+    world().barrier();  // others may still be reading
     if (!world().is_root()) return;
     std::error_code ignored;
     std::filesystem::remove_all(root_, ignored);
   }
   SmallWorld(const SmallWorld&) = delete;
   SmallWorld& operator=(const SmallWorld&) = delete;
+
+  /// Twelve cut-outs of solid colour: three of each evaluated category and three of the extra one (13).
+  static void write_library(const stages::RunContext& context) {
+    if (world().is_root()) {
+      store::LibraryTables tables;
+      tables.categories = {{11, "red thing", "r", false},
+                           {12, "green thing", "c", false},
+                           {13, "other", "", true},
+                           {15, "blue thing", "f", false}};
+      tables.generators = {{"sd", "stable_diffusion", "dpmpp", "hash", 15, 3.0}};
+      tables.prompts = {"a thing"};
+      std::vector<store::Instance> instances;
+      for (std::uint64_t i = 0; i < 12; ++i) {
+        image::Image cut(16, 20, 4, 255);
+        for (int y = 0; y < cut.height; ++y)
+          for (int x = 0; x < cut.width; ++x) cut.at(y, x)[i % 3] = static_cast<std::uint8_t>(20 * i);
+        store::Instance one;
+        one.item_id = one.seed = i + 1;
+        one.category_id = tables.categories[i % 4].id;
+        one.width = cut.width;
+        one.height = cut.height;
+        one.source_width = one.source_height = 32;
+        one.area = 16 * 20;
+        one.png = image::encode_png(cut);
+        instances.push_back(one);
+      }
+      make_folder(context.dir.library());
+      store::write_library_shard(context.dir.shard("pool", 0), instances, tables);
+      store::write_library_index(context.dir.library());
+    }
+    world().barrier();
+  }
 
   /// A run directory of this name in the same folder.
   stages::RunContext run(const std::string& name) const {

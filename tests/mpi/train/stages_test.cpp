@@ -98,6 +98,30 @@ TEST(TrainStage, EndsWithTheSameBitsAfterAnInterruption) {
   EXPECT_EQ(timeless_log(folder).back().size(), 3u + 10u + 1u);  // iteration, lr, loss_total; terms; grad_norm
 }
 
+TEST(TrainStage, PastesInstancesOfExtraCategoriesToo) {
+  SmallWorld small;
+  small.training.use_pool = true;
+  const RunContext straight = small.run("straight");
+  RunContext interrupted = small.run("interrupted"), plain = small.run("plain");
+  SmallWorld::write_library(straight);
+  SmallWorld::write_library(interrupted);
+
+  run_train(straight, small.training);
+  interrupted.stop_requested = stop_after(7);
+  EXPECT_EQ(kind_of_error([&] { run_train(interrupted, small.training); }), ErrorKind::Stopped);
+  interrupted.stop_requested = [] { return false; };
+  run_train(interrupted, small.training);
+  small.training.use_pool = false;
+  run_train(plain, small.training);
+
+  const auto model = [](const RunContext& run) { return read_file(trained_model(run.dir, "small", true)); };
+  EXPECT_TRUE(model(straight) == model(interrupted));
+  EXPECT_EQ(timeless_log(straight.dir.training("small")), timeless_log(interrupted.dir.training("small")));
+  // The same classes and sizes, but not the same weights: pasting happened.
+  EXPECT_EQ(model(straight).size(), model(plain).size());
+  EXPECT_NE(timeless_log(straight.dir.training("small")), timeless_log(plain.dir.training("small")));
+}
+
 TEST(TrainStage, DoesNothingWhenItIsComplete) {
   const SmallWorld small;
   const RunContext context = small.run("run");
