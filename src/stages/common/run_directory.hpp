@@ -5,7 +5,9 @@
 //   plan.h5                            the frozen item list
 //   generate/shard-000000.h5           pictures            (table "divergen-pictures")
 //   annotate/shard-000000.h5           masks               (table "divergen-masks")
-//   filter/reference.h5                CLIP features of real crops (table "divergen-reference")
+//   filter.reference/shard-000000.h5   sums of CLIP features of real crops, from which comes
+//   filter/reference.h5                their means of each category (table "divergen-reference")
+//   filter.scores/shard-000000.h5      similarity, CLIP score, area (table "divergen-scores")
 //   filter/shard-000000.h5             scores and verdicts (table "divergen-verdicts")
 //   pool/shard-000000.h5, index.h5     the instance library (store/library.hpp)
 //   train/<name>/                      log.jsonl, checkpoints/, samples/, model.safetensors
