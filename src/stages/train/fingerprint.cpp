@@ -30,6 +30,7 @@ json of_detector(const config::DetectorSettings& d) {
           {"depths", d.depths},
           {"stem_channels", d.stem_channels},
           {"base_width", d.base_width},
+          {"backbone_classes", d.backbone_classes},
           {"fpn_channels", d.fpn_channels},
           {"tower_convs", d.tower_convs},
           {"group_norm_groups", d.group_norm_groups},
