@@ -21,23 +21,34 @@ double bicubic(double x) {
   return 0;
 }
 
-/// For each output sample: which input samples it takes, and with which fixed-point weights.
+/// For each output sample of a range: which input samples it takes, and with which fixed-point weights.
 struct Weights {
   int size = 0;  // weights of one output sample
   std::vector<int> first, count;
   std::vector<int> values;
+
+  const int* of(int i) const { return &values[static_cast<std::size_t>(i) * static_cast<std::size_t>(size)]; }
+  int outputs() const { return static_cast<int>(first.size()); }
+  // Input samples that the range takes.
+  int begin() const { return *std::min_element(first.begin(), first.end()); }
+  int end() const {
+    int last = 0;
+    for (std::size_t i = 0; i < first.size(); ++i) last = std::max(last, first[i] + count[i]);
+    return last;
+  }
 };
 
-Weights make_weights(int in, int out, Filter filter) {
+/// Output samples from .. from + outputs - 1 of a resize from `in` to `out` samples.
+Weights make_weights(int in, int out, int from, int outputs, Filter filter) {
   const double scale = static_cast<double>(in) / out;
   const double stretch = std::max(scale, 1.0);
   const double support = (filter == Filter::Bilinear ? 1.0 : 2.0) * stretch;
   Weights w;
   w.size = static_cast<int>(std::ceil(support)) * 2 + 1;
-  w.values.assign(static_cast<std::size_t>(w.size) * static_cast<std::size_t>(out), 0);
+  w.values.assign(static_cast<std::size_t>(w.size) * static_cast<std::size_t>(outputs), 0);
   std::vector<double> k(static_cast<std::size_t>(w.size));
-  for (int i = 0; i < out; ++i) {
-    const double centre = (i + 0.5) * scale;
+  for (int i = 0; i < outputs; ++i) {
+    const double centre = (from + i + 0.5) * scale;
     const int low = std::max(static_cast<int>(centre - support + 0.5), 0);
     const int high = std::min(static_cast<int>(centre + support + 0.5), in);
     double sum = 0;
@@ -62,28 +73,36 @@ Weights make_weights(int in, int out, Filter filter) {
 
 std::uint8_t clip8(int value) { return static_cast<std::uint8_t>(std::clamp(value >> kPrecisionBits, 0, 255)); }
 
-Image resize_rows(const Image& image, int width, const Weights& w) {
-  Image out(image.height, width, image.channels);
-  for (int y = 0; y < image.height; ++y)
-    for (int x = 0; x < width; ++x) {
-      const int* k = &w.values[static_cast<std::size_t>(x) * static_cast<std::size_t>(w.size)];
-      const int first = w.first[static_cast<std::size_t>(x)], count = w.count[static_cast<std::size_t>(x)];
-      for (int c = 0; c < image.channels; ++c) {
-        int sum = 1 << (kPrecisionBits - 1);
-        const std::uint8_t* source = image.at(y, first) + c;
-        for (int i = 0; i < count; ++i) sum += source[i * image.channels] * k[i];
-        out.at(y, x)[c] = clip8(sum);
-      }
-    }
+/// One row; the number of channels as a constant, so that the innermost loop is unrolled.
+template <int kChannels>
+void resize_row(const std::uint8_t* source, std::uint8_t* target, const Weights& w) {
+  for (int x = 0; x < w.outputs(); ++x, target += kChannels) {
+    const int* k = w.of(x);
+    const int count = w.count[static_cast<std::size_t>(x)];
+    const std::uint8_t* from = source + static_cast<std::ptrdiff_t>(w.first[static_cast<std::size_t>(x)]) * kChannels;
+    int sums[kChannels];
+    for (int& sum : sums) sum = 1 << (kPrecisionBits - 1);
+    for (int i = 0; i < count; ++i, from += kChannels)
+      for (int c = 0; c < kChannels; ++c) sums[c] += from[c] * k[i];
+    for (int c = 0; c < kChannels; ++c) target[c] = clip8(sums[c]);
+  }
+}
+
+Image resize_rows(const Image& image, const Weights& w) {
+  using Row = void (*)(const std::uint8_t*, std::uint8_t*, const Weights&);
+  static constexpr Row kRows[] = {resize_row<1>, resize_row<2>, resize_row<3>, resize_row<4>};
+  DIVERGEN_CHECK(image.channels >= 1 && image.channels <= 4, image.channels);
+  Image out(image.height, w.outputs(), image.channels);
+  for (int y = 0; y < image.height; ++y) kRows[image.channels - 1](image.at(y, 0), out.at(y, 0), w);
   return out;
 }
 
-Image resize_columns(const Image& image, int height, const Weights& w) {
-  Image out(height, image.width, image.channels);
+Image resize_columns(const Image& image, const Weights& w) {
+  Image out(w.outputs(), image.width, image.channels);
   const int row = image.width * image.channels;
   std::vector<int> sums(static_cast<std::size_t>(row));
-  for (int y = 0; y < height; ++y) {
-    const int* k = &w.values[static_cast<std::size_t>(y) * static_cast<std::size_t>(w.size)];
+  for (int y = 0; y < out.height; ++y) {
+    const int* k = w.of(y);
     std::fill(sums.begin(), sums.end(), 1 << (kPrecisionBits - 1));
     for (int i = 0; i < w.count[static_cast<std::size_t>(y)]; ++i) {
       const std::uint8_t* source = image.at(w.first[static_cast<std::size_t>(y)] + i, 0);
@@ -105,14 +124,14 @@ bool vertical_first(const Image& image, int height, int width) {
   return 2 * vertical < horizontal || (image.height >= 3 * image.width && 2 * vertical < 3 * horizontal);
 }
 
-Image nearest(const Image& image, int height, int width) {
-  Image out(height, width, image.channels);
+Image nearest(const Image& image, int height, int width, int y, int x, int window_height, int window_width) {
+  Image out(window_height, window_width, image.channels);
   const double step_y = static_cast<double>(image.height) / height, step_x = static_cast<double>(image.width) / width;
-  for (int y = 0; y < height; ++y) {
-    const int from_y = std::min(static_cast<int>((y + 0.5) * step_y), image.height - 1);
-    for (int x = 0; x < width; ++x) {
-      const int from_x = std::min(static_cast<int>((x + 0.5) * step_x), image.width - 1);
-      std::copy_n(image.at(from_y, from_x), image.channels, out.at(y, x));
+  for (int row = 0; row < window_height; ++row) {
+    const int from_y = std::min(static_cast<int>((y + row + 0.5) * step_y), image.height - 1);
+    for (int column = 0; column < window_width; ++column) {
+      const int from_x = std::min(static_cast<int>((x + column + 0.5) * step_x), image.width - 1);
+      std::copy_n(image.at(from_y, from_x), image.channels, out.at(row, column));
     }
   }
   return out;
@@ -121,16 +140,32 @@ Image nearest(const Image& image, int height, int width) {
 }  // namespace
 
 Image pil_resize(const Image& image, int height, int width, Filter filter) {
+  return pil_resize_window(image, height, width, filter, 0, 0, height, width);
+}
+
+Image pil_resize_window(const Image& image, int height, int width, Filter filter, int y, int x, int window_height,
+                        int window_width) {
   DIVERGEN_CHECK(height > 0 && width > 0 && !image.empty(), height, "x", width);
-  if (image.height == height && image.width == width) return image;
-  if (filter == Filter::Nearest) return nearest(image, height, width);
-  const auto columns = [&](const Image& from) {
-    return from.height == height ? from : resize_columns(from, height, make_weights(from.height, height, filter));
-  };
-  const auto rows = [&](const Image& from) {
-    return from.width == width ? from : resize_rows(from, width, make_weights(from.width, width, filter));
-  };
-  return vertical_first(image, height, width) ? rows(columns(image)) : columns(rows(image));
+  DIVERGEN_CHECK(y >= 0 && x >= 0 && window_height > 0 && window_width > 0 && y + window_height <= height &&
+                     x + window_width <= width,
+                 window_height, "x", window_width, " at ", y, ", ", x, " of ", height, "x", width);
+  if (image.height == height && image.width == width) return crop(image, x, y, window_width, window_height);
+  if (filter == Filter::Nearest) return nearest(image, height, width, y, x, window_height, window_width);
+  // Each pass works on just what the window takes; a pass that changes nothing is a cut, as Pillow skips it.
+  const bool scales_rows = image.width != width, scales_columns = image.height != height;
+  Weights across, down;
+  if (scales_rows) across = make_weights(image.width, width, x, window_width, filter);
+  if (scales_columns) down = make_weights(image.height, height, y, window_height, filter);
+  const int left = scales_rows ? across.begin() : x, right = scales_rows ? across.end() : x + window_width;
+  const int top = scales_columns ? down.begin() : y, lower = scales_columns ? down.end() : y + window_height;
+  for (int& first : across.first) first -= left;
+  for (int& first : down.first) first -= top;
+  Image out = crop(image, left, top, right - left, lower - top);
+  const bool columns_first = vertical_first(image, height, width);
+  if (scales_columns && columns_first) out = resize_columns(out, down);
+  if (scales_rows) out = resize_rows(out, across);
+  if (scales_columns && !columns_first) out = resize_columns(out, down);
+  return out;
 }
 
 }  // namespace divergen::image

@@ -9,7 +9,12 @@ namespace divergen::image {
 
 enum class Filter { Nearest, Bilinear, Bicubic };
 
-/// Any number of channels, each on its own (Pillow treats RGB so; RGBA is not premultiplied here).
+/// One to four channels, each on its own (Pillow treats RGB so; RGBA is not premultiplied here).
 Image pil_resize(const Image& image, int height, int width, Filter filter);
+
+/// The window_height × window_width pixels at row y, column x of what pil_resize gives, at the cost of the window
+/// alone.
+Image pil_resize_window(const Image& image, int height, int width, Filter filter, int y, int x, int window_height,
+                        int window_width);
 
 }  // namespace divergen::image

@@ -82,4 +82,21 @@ TEST(Geometry, LargestComponentFillsHolesAndPrefersTheLaterOfEquals) {
   EXPECT_EQ(*found->mask.at(3, 3), 0);
 }
 
+TEST(pil_resize, AWindowIsAPartOfTheWhole) {
+  Rng rng(11);
+  for (int round = 0; round < 200; ++round) {
+    const auto side = [&](int most) { return static_cast<int>(rng.range(1, most)); };
+    Image image(side(60), side(60), side(5));
+    for (auto& value : image.pixels) value = static_cast<std::uint8_t>(rng.next());
+    const int height = round % 7 == 0 ? image.height : side(90), width = round % 5 == 0 ? image.width : side(90);
+    const int y = static_cast<int>(rng.range(0, height)), x = static_cast<int>(rng.range(0, width));
+    const int rows = static_cast<int>(rng.range(1, height - y + 1)),
+              columns = static_cast<int>(rng.range(1, width - x + 1));
+    for (const Filter filter : {Filter::Nearest, Filter::Bilinear, Filter::Bicubic})
+      EXPECT_EQ(pil_resize_window(image, height, width, filter, y, x, rows, columns),
+                crop(pil_resize(image, height, width, filter), x, y, columns, rows))
+          << image.height << "x" << image.width << " to " << height << "x" << width << " at " << y << ", " << x;
+  }
+}
+
 }  // namespace divergen::image
