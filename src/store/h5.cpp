@@ -24,4 +24,12 @@ std::string take_error() {
   return message.empty() ? "HDF5 gave no reason" : "HDF5: " + message;
 }
 
+Handle file_access() {
+  Handle access(H5Pcreate(H5P_FILE_ACCESS), &H5Pclose);
+#if H5_VERSION_GE(1, 10, 7)
+  H5Pset_file_locking(access.get(), false, true);
+#endif
+  return access;
+}
+
 }  // namespace divergen::store::h5

@@ -48,6 +48,10 @@ class Handle {
   Closer closer_ = nullptr;
 };
 
+/// How every file is opened: without a lock. Locks fail on many cluster file systems, and no file is shared while it is
+/// written.
+Handle file_access();
+
 /// HDF5's name of a column's type.
 template <class T>
 hid_t type_of() {

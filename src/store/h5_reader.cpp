@@ -14,7 +14,8 @@ Reader::Reader(const Path& path) : lock_(library_mutex()), path_(path) {
   if (!std::filesystem::exists(path))
     fail(ErrorKind::Io,
          {"cannot open a table file", path.string(), "it does not exist", "run the stage that makes it"});
-  file_ = take(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), &H5Fclose, "");
+  Handle access = file_access();
+  file_ = take(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get()), &H5Fclose, "");
 }
 
 std::map<std::string, std::string> Reader::attributes() {

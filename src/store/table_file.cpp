@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "store/h5_reader.hpp"
+#include "store/seal.hpp"
 
 namespace divergen::store {
 namespace {
@@ -27,6 +28,7 @@ void read_exactly(int fd, char* to, std::uint64_t count, std::uint64_t at, const
 }  // namespace
 
 TableFile::TableFile(const Path& path) : path_(path) {
+  if (std::filesystem::exists(path)) check_seal_size(path);
   {
     h5::Reader reader(path);
     auto attributes = reader.attributes();

@@ -3,8 +3,10 @@
 #include <mutex>
 
 #include "base/hash.hpp"
+#include "base/text.hpp"
 #include "store/h5.hpp"
 #include "store/h5_reader.hpp"
+#include "store/seal.hpp"
 #include "store/table.hpp"
 
 namespace divergen::store {
@@ -17,6 +19,7 @@ using h5::kRowHash;
 using h5::Reader;
 
 constexpr hsize_t kChunkBytes = 1 << 20;  // one checksum covers this much
+constexpr std::uint64_t kFull = 1 << 20;  // with less than this free, a failed write is put down to the full device
 
 // ---- writing -------------------------------------------------------------------------------------------------------
 
@@ -24,8 +27,7 @@ class Writer {
  public:
   explicit Writer(const Path& path) : lock_(h5::library_mutex()), path_(path) {
     h5::quiet();
-    h5::Handle access(H5Pcreate(H5P_FILE_ACCESS), &H5Pclose);
-    // Locks fail on many cluster file systems, and no file is ever shared while it is written.
+    h5::Handle access = h5::file_access();
     H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_LATEST);
     h5::Handle create(H5Pcreate(H5P_FILE_CREATE), &H5Pclose);
     H5Pset_obj_track_times(create.get(), 0);
@@ -81,7 +83,7 @@ class Writer {
     const std::string why = h5::take_error();
     std::error_code ignored;
     const auto space = std::filesystem::space(path_.parent_path().empty() ? "." : path_.parent_path(), ignored);
-    const bool full = !ignored && space.available < (1u << 20);
+    const bool full = !ignored && space.available < kFull;
     fail(full ? ErrorKind::NoSpace : ErrorKind::Io,
          {"cannot write a table file", cat(path_.string(), " [", object, "]"),
           full ? "no space is left on the device" : why,
@@ -127,14 +129,41 @@ void write_file(const Table& table, const Path& part) {
 
 }  // namespace
 
+namespace {
+
+Path folder_of(const Path& path) { return path.has_parent_path() ? path.parent_path() : Path("."); }
+
+[[noreturn]] void no_space(const Path& path, const std::string& why) {
+  fail(ErrorKind::NoSpace, {"cannot write a table file", path.string(), why,
+                            "free some space, then run the same command again: it continues"});
+}
+
+std::uint64_t bytes_of(const Table& table) {
+  std::uint64_t bytes = 0;
+  for (const Column& column : table.columns())
+    std::visit([&](const auto& v) { bytes += v.size() * sizeof v[0]; }, column.values);
+  for (std::size_t i = 0; table.has_heap() && i < table.rows(); ++i) bytes += table.heap(i).size();
+  for (const auto& [name, text] : table.documents) bytes += text.size();
+  return bytes;
+}
+
+}  // namespace
+
 void write_table(const Table& table, const Path& path) {
+  // Better told before the work than found out in the middle of it; a full device is still noticed below.
+  const std::uint64_t needed = bytes_of(table), available = free_bytes(folder_of(path));
+  if (available < needed)
+    no_space(path, cat("it takes ", human_bytes(needed), ", and ", human_bytes(available), " are free"));
   const Path part = part_name(path);
   try {
     write_file(table, part);
+    append_seal(part);
     // HDF5's close code is not believed (measured: it reports success on a full disk): read everything back.
-    if (const auto problem = verify_table(part))
+    if (const auto problem = verify_table(part)) {
+      if (free_bytes(folder_of(path)) < kFull) no_space(path, "no space is left on the device");
       fail(ErrorKind::Io, {"a table file did not survive its writing", path.string(), *problem,
                            "check the disk and its free space, then run the same command again: it continues"});
+    }
     commit_file(part, path);
   } catch (...) {
     remove_quietly(part);
@@ -143,6 +172,7 @@ void write_table(const Table& table, const Path& path) {
 }
 
 Table read_table(const Path& path) {
+  if (std::filesystem::exists(path)) check_seal(path);  // Reader says what to do when it does not exist
   Reader reader(path);
   auto attributes = reader.attributes();
   const TableHead head = h5::take_head(attributes, path);
@@ -197,6 +227,7 @@ std::optional<std::string> verify_table(const Path& path) {
 }
 
 TableHead read_table_head(const Path& path) {
+  if (std::filesystem::exists(path)) check_seal_size(path);
   Reader reader(path);
   auto attributes = reader.attributes();
   TableHead head = h5::take_head(attributes, path);
