@@ -96,11 +96,14 @@ std::string ap_table(const RunFacts& facts, bool boxes) {
     table.rows.push_back(row);
   }
   if (table.rows.empty()) return "";
-  const EvaluationFact *without = facts.without(), *with = facts.with();
-  if (without != nullptr && with != nullptr) {
-    std::vector<std::string> row{"<b>Gain</b>"};
+  const EvaluationFact* without = facts.without();
+  const auto pooled = std::count_if(facts.evaluations.begin(), facts.evaluations.end(),
+                                    [](const EvaluationFact& e) { return e.uses_pool; });
+  for (const auto& e : facts.evaluations) {
+    if (without == nullptr || !e.uses_pool || summary(e).empty()) continue;
+    std::vector<std::string> row{pooled == 1 ? "<b>Gain</b>" : cat("<b>Gain</b> of ", html_escape(e.name))};
     for (const char* key : kColumns) {
-      const std::string points = gain(value_of(summary(*without), key), value_of(summary(*with), key));
+      const std::string points = gain(value_of(summary(*without), key), value_of(summary(e), key));
       const char* css = points.front() == '+' ? "up" : points.starts_with("−") ? "less" : "dim";
       row.push_back(cat("<b class=\"", css, "\">", points, "</b>"));
     }

@@ -42,14 +42,16 @@ std::string stage_table(const RunFacts& facts) {
     for (const auto& [reason, count] : record.rejected) rejected += count;
     const double balance = balance_of(record);
     const auto bytes = record.figures.find("bytes");
+    const bool is_pass = facts.is_pass(record);
     table.rows.push_back(
-        {html_escape(record.stage), with_thousands(record.items), human_seconds(record.seconds),
+        {is_pass ? cat("<span class=\"dim\">", html_escape(record.stage), "</span>") : html_escape(record.stage),
+         with_thousands(record.items), human_seconds(record.seconds),
          record.seconds > 0 ? rate_of(static_cast<double>(record.items) / record.seconds) : "–",
          record.ranks.empty() ? "–" : std::to_string(record.ranks.size()),
          balance < 0 || record.ranks.size() < 2 ? "–" : cat(fixed(100 * balance, 0), " %"),
          rejected > 0 ? with_thousands(rejected) : "–",
          bytes == record.figures.end() ? "–" : human_bytes(static_cast<std::uint64_t>(std::max(0.0, bytes->second)))});
-    total += record.seconds;
+    if (!is_pass) total += record.seconds;
   }
   table.rows.push_back({"<b>all</b>", "", cat("<b>", human_seconds(total), "</b>"), "", "", "", "", ""});
   return table.str();
@@ -85,7 +87,7 @@ std::string time_section(const RunFacts& facts) {
   std::string out = stage_table(facts);
   out += note(
       "Balance is the mean computing time of the ranks over that of the busiest one; 100 % means nobody waited. Times "
-      "are wall clock and include loading models.");
+      "are wall clock and include loading models; a stage’s time holds that of its passes, which are grey.");
   const std::string drawing = timeline(facts.records);
   if (!drawing.empty())
     out += cat("<h3>Ranks over time</h3>\n",

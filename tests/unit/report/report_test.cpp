@@ -116,6 +116,19 @@ TEST(Metrics, AreThoseOfTheRun) {
   EXPECT_TRUE(metrics.at("software").is_string());
 }
 
+TEST(Metrics, CountPassesWithTheirStage) {
+  const Folder folder("metrics-passes");
+  const SyntheticRun run = make_synthetic_run(folder.path, {true, true, true, false, false, false});
+  StageRecord pass;
+  pass.stage = "filter.scores";
+  pass.seconds = 5;
+  write_record(run.dir, pass);
+  write_metrics(run.dir, run.config);
+  const json stages = json::parse(read_file(run.dir.metrics())).at("stages");
+  EXPECT_TRUE(stages.contains("filter"));
+  EXPECT_FALSE(stages.contains("filter.scores"));
+}
+
 TEST(Report, SaysWhatTheRunFound) {
   const Folder folder("report");
   const SyntheticRun run = make_synthetic_run(folder.path);
@@ -176,6 +189,7 @@ TEST(Report, NamesTrainingsThatTheConfigurationDoesNotKnow) {
   write_report(run.dir, run.config);
   const std::string html = read_file(run.dir.report());
   EXPECT_EQ(fault_of(html), "");
+  EXPECT_EQ(count_of(html, "<b>Gain</b>"), 2u);
   EXPECT_NE(html.find("“three generators” against “baseline”"), std::string::npos);
   EXPECT_NE(html.find("training “divergen” has not been evaluated"), std::string::npos);
 }
