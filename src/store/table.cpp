@@ -45,12 +45,12 @@ void Table::add_column(Column column) {
 template <class T>
 const std::vector<T>& Table::get(std::string_view name) const {
   const Column* column = find(name);
-  const std::string object = cat("column '", name, "' of a '", format_, "' table");
+  const auto object = [&] { return cat("column '", name, "' of a '", format_, "' table"); };
   if (column == nullptr)
-    fail(ErrorKind::Data, {"a column is missing", object, "", "make the file again with this version of divergen"});
+    fail(ErrorKind::Data, {"a column is missing", object(), "", "make the file again with this version of divergen"});
   const auto* values = std::get_if<std::vector<T>>(&column->values);
   if (values == nullptr)
-    fail(ErrorKind::Data, {"a column has another type than its format says", object, "",
+    fail(ErrorKind::Data, {"a column has another type than its format says", object(), "",
                            "make the file again with this version of divergen"});
   return *values;
 }

@@ -33,13 +33,16 @@ ShardedStage stage_over(const Plan& plan, const char* name, std::string fingerpr
 }
 
 void make_all_scores(const RunContext& context, const Plan& plan, const std::string& fingerprint,
-                     const Reference& reference, const LazyScorer& scorer) {
+                     const std::string& clip_hash, const Reference& reference, const LazyScorer& scorer) {
   std::map<std::int32_t, std::string> names;
   for (const PlanCategory& category : plan.categories) names[category.id] = category.name;
   ShardedStage stage = stage_over(plan, kScoresStage, fingerprint);
   stage.make = [&](std::size_t shard) {
-    return make_scores(read_shard(context.dir, "generate", shard, kPicturesFormat),
-                       read_shard(context.dir, "annotate", shard, kMasksFormat), reference, names, scorer());
+    store::Table scores =
+        make_scores(read_shard(context.dir, "generate", shard, kPicturesFormat),
+                    read_shard(context.dir, "annotate", shard, kMasksFormat), reference, names, scorer());
+    scores.attributes["weights_hash"] = clip_hash;  // the pool's provenance
+    return scores;
   };
   run_sharded(context, stage);
 }
@@ -120,7 +123,7 @@ void run_filter(const RunContext& context) {
   const Reference reference = make_reference(context, plan, clip_hash, scorer);
   const std::string scores_fingerprint = to_hex(hash128(cat(kScoresFormat, kScoresVersion, '\n', masks, '\n', clip_hash,
                                                             '\n', reference.fingerprint, '\n', settings.batch)));
-  make_all_scores(context, plan, scores_fingerprint, reference, scorer);
+  make_all_scores(context, plan, scores_fingerprint, clip_hash, reference, scorer);
   make_all_verdicts(context, plan, scores_fingerprint);
 }
 
