@@ -44,7 +44,8 @@ mask::Rle encode_in_box(const std::uint8_t* bitmap, std::int64_t height, std::in
     if (inside && !is_full_height) change(x * height + y1);
   }
   if (inside && x1 < width) change(x1 * height);
-  out.counts.push_back(static_cast<std::uint32_t>(height * width - start));
+  if (start < height * width || out.counts.empty())
+    out.counts.push_back(static_cast<std::uint32_t>(height * width - start));
   return out;
 }
 

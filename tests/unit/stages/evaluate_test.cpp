@@ -191,7 +191,7 @@ TEST_F(EvaluateFiles, ExtraClassesAreCutFromTheClassifiers) {
   const std::vector<std::array<std::int64_t, 2>> sizes{{64, 64}};
   const auto all = whole.detect(images, sizes)[0], evaluated = cut->detect(images, sizes)[0];
   const at::Tensor rows = (all.classes < 3).nonzero().squeeze(1);
-  ASSERT_GT(rows.numel(), 3);
+  ASSERT_GE(rows.numel(), 3);
   ASSERT_GT(all.scores.numel(), rows.numel());
   EXPECT_TRUE(at::equal(all.scores.index_select(0, rows), evaluated.scores));
   EXPECT_TRUE(at::equal(all.boxes.index_select(0, rows), evaluated.boxes));
