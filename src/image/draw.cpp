@@ -41,18 +41,26 @@ void draw_box(Image& picture, int x0, int y0, int x1, int y1, Colour colour) {
 
 void draw_text(Image& picture, const std::string& text, int x, int y, Colour colour) {
   DIVERGEN_CHECK(picture.channels == 3);
-  // OpenCV's plain Hershey font is 10 px high at scale 1; two thirds stay legible in small pictures.
   constexpr int kFont = cv::FONT_HERSHEY_PLAIN;
-  const double scale = picture.width < 256 ? 0.67 : 0.9;
+  constexpr double kScale = 0.9;  // the plain font is 10 px high at 1
   int baseline = 0;
-  const cv::Size size = cv::getTextSize(text, kFont, scale, 1, &baseline);
+  const cv::Size size = cv::getTextSize(text, kFont, kScale, 1, &baseline);
   const int height = size.height + baseline;
   x = std::clamp(x, 0, std::max(0, picture.width - size.width));
-  y = std::clamp(y, 0, std::max(0, picture.height - height));
+  y = std::clamp(y - height, 0, std::max(0, picture.height - height));
   cv::Mat view = cv_detail::view(picture);
   cv::rectangle(view, cv::Rect(x, y, size.width, height), cv::Scalar(20, 20, 20), cv::FILLED);
-  cv::putText(view, text, cv::Point(x, y + size.height), kFont, scale, cv::Scalar(colour[0], colour[1], colour[2]), 1,
+  cv::putText(view, text, cv::Point(x, y + size.height), kFont, kScale, cv::Scalar(colour[0], colour[1], colour[2]), 1,
               cv::LINE_AA);
+}
+
+Image enlarge(const Image& image, int factor) {
+  DIVERGEN_CHECK(factor >= 1);
+  Image out(image.height * factor, image.width * factor, image.channels);
+  for (int y = 0; y < out.height; ++y)
+    for (int x = 0; x < out.width; ++x)
+      std::copy_n(image.at(y / factor, x / factor), static_cast<std::size_t>(image.channels), out.at(y, x));
+  return out;
 }
 
 Image beside(const Image& left, const Image& right, int gap) {

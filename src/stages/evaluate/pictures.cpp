@@ -25,11 +25,15 @@ struct Mark {
   const mask::Rle* rle = nullptr;
 };
 
-image::Image marked(image::Image picture, const std::vector<Mark>& marks) {
-  const auto px = [](double value) { return static_cast<int>(std::lround(value)); };
+image::Image marked(const image::Image& original, const std::vector<Mark>& marks) {
+  constexpr int kLeastSide = 384;  // px; smaller pictures are enlarged, so that names do not hide objects
+  const int factor = std::max(1, kLeastSide / std::max(original.width, original.height));
+  const auto px = [&](double value) { return static_cast<int>(std::lround(value * factor)); };
+  image::Image picture = image::enlarge(original, factor);
   for (const Mark& mark : marks) {
     const BoxMask mask = box_mask(*mark.rle);
-    image::draw_outline(picture, mask.bits, mask.x, mask.y, colour_of(mark.cls));
+    image::draw_outline(picture, image::enlarge(mask.bits, factor), mask.x * factor, mask.y * factor,
+                        colour_of(mark.cls));
     image::draw_box(picture, px(mark.box[0]), px(mark.box[1]), px(mark.box[0] + mark.box[2]) - 1,
                     px(mark.box[1] + mark.box[3]) - 1, colour_of(mark.cls));
   }

@@ -1,6 +1,7 @@
 #include "stages/train/engine.hpp"
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
 #include <torch/headeronly/version.h>
 
 #include <chrono>
@@ -48,6 +49,11 @@ struct Agreed {
   bool stop = false, bad_number = false, write_failed = false;
   double waited = 0;                    // seconds of all ranks together
   std::map<std::string, double> terms;  // means over ranks
+};
+
+/// LibTorch's warnings (the gradient engine's advice on settings) go to the log's details.
+struct WarningsToLog : c10::WarningHandler {
+  void process(const c10::Warning& warning) override { log::debug("LibTorch: ", warning.msg()); }
 };
 
 }  // namespace
@@ -361,6 +367,8 @@ TrainingEngine::~TrainingEngine() = default;
 
 TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) {
   State& s = *state_;
+  WarningsToLog warnings;
+  const c10::WarningUtils::WarningHandlerGuard guard(&warnings);
   s.stop_requested = &stop_requested;
   s.begin();
   const auto start = Clock::now();
