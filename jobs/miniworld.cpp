@@ -20,6 +20,8 @@ int main(int argc, char** argv) {
   app.add_option("--val", options.val_images, "validation images")->capture_default_str();
   app.add_option("--size", options.size, "side of an image, px")->capture_default_str();
   app.add_option("--seed", options.seed, "from which everything is drawn")->capture_default_str();
+  app.add_flag("--others", options.others,
+               "of the sprites outside all categories: a data set to pretrain a detector on");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& problem) {

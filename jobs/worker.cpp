@@ -56,8 +56,8 @@ void run_stage(const Options& o, comm::World& world) {
   if (o.stage == "pool") return stages::run_pool(context);
   if (o.stage == "train") return stages::run_train(context, training_of(config, o.training));
   if (o.stage == "evaluate") return stages::run_evaluate(context, training_of(config, o.training));
-  fail(ErrorKind::Usage, {"there is no such stage", o.stage, "",
-                          "use plan, generate, annotate, filter, pool, train or evaluate"});
+  fail(ErrorKind::Usage,
+       {"there is no such stage", o.stage, "", "use plan, generate, annotate, filter, pool, train or evaluate"});
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // divergen doctor: what support asks first.
 
-#include <sys/utsname.h>
 #include <sys/statvfs.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -63,7 +63,8 @@ int examine(const Options& o) {
   out["mpirun"] = first_line_of("mpirun --version");
   out["slurm"] = first_line_of("sinfo --version");
   out["gpu"] = first_line_of("nvidia-smi -L");
-  out["worker"] = std::filesystem::exists(program_folder() / "divergen-worker") ? "found" : "missing: build divergen-worker";
+  out["worker"] =
+      std::filesystem::exists(program_folder() / "divergen-worker") ? "found" : "missing: build divergen-worker";
   struct statvfs fs {};
   if (::statvfs(o.folder.c_str(), &fs) == 0) {
     out["free_space"] = human_bytes(free_bytes(o.folder));
@@ -77,7 +78,8 @@ int examine(const Options& o) {
   } else {
     for (const auto& [key, value] : out.items()) {
       const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-      std::cout << key << std::string(key.size() < 26 ? 26 - key.size() : 1, ' ') << (text.empty() ? "none" : text) << '\n';
+      std::cout << key << std::string(key.size() < 26 ? 26 - key.size() : 1, ' ') << (text.empty() ? "none" : text)
+                << '\n';
     }
   }
   return out["hdf5_write_verify_rename"] == "ok" ? 0 : exit_code(ErrorKind::Io);

@@ -28,10 +28,8 @@ int evaluate(const Options& o) {
     std::fprintf(stderr, "%-8s %8.4f\n", lvis::Summary::kNames[i], value);
   }
   for (const auto& [category, ap] : result.category_ap) json["per_category"][std::to_string(category)] = ap;
-  if (o.out.empty())
-    std::cout << json.dump(2) << '\n';
-  else
-    write_file_atomic(o.out, json.dump(2) + "\n");
+  if (o.out.empty()) std::cout << json.dump(2) << '\n';
+  else write_file_atomic(o.out, json.dump(2) + "\n");
   return 0;
 }
 

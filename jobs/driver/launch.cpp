@@ -31,6 +31,8 @@ void set_default_environment(const char* name, const std::string& value) { ::set
 void prepare_environment(const Launch& launch) {
   const std::string threads = std::to_string(launch.threads_per_rank);
   ::setenv("OMP_NUM_THREADS", threads.c_str(), 1);
+  // The ranks' stderr is a pipe to mpirun: whether lines may be rewritten is known here alone.
+  if (::isatty(STDERR_FILENO) != 0) set_default_environment("DIVERGEN_TERMINAL", "1");
   set_default_environment("MKL_NUM_THREADS", threads);
   // Ranks wait in system calls, not in spinning threads: a laptop's cores are shared by all of them.
   set_default_environment("OMP_WAIT_POLICY", "passive");
@@ -60,7 +62,8 @@ Path program_folder() {
 RunLock::RunLock(const Path& run_dir) {
   make_folder(run_dir);
   const Path file = run_dir / ".lock";
-  // Not closed on exec: mpirun inherits it, so that the lock outlives a killed driver for as long as its ranks are there.
+  // Not closed on exec: mpirun inherits it, so that the lock outlives a killed driver for as long as its ranks are
+  // there.
   descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT, 0644);
   if (descriptor_ < 0) fail_errno("cannot open the lock of the run directory", file.string(), errno);
   if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {

@@ -12,8 +12,9 @@ int main(int argc, char** argv) {
       "Example: divergen run configs/mini.toml --ranks 2"};
   app.require_subcommand(1);
   app.set_version_flag("--version", DIVERGEN_VERSION);
-  app.footer("Exit codes: 0 done, 64 usage or configuration, 65 bad data, 70 bug or lost rank, 74 input/output,\n"
-             "75 stopped early (run again to continue).");
+  app.footer(
+      "Exit codes: 0 done, 64 usage or configuration, 65 bad data, 70 bug or lost rank, 74 input/output,\n"
+      "75 stopped early (run again to continue).");
   divergen::driver::Action action;
   divergen::driver::add_run_commands(app, action);
   divergen::driver::add_status_command(app, action);

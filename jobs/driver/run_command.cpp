@@ -108,8 +108,8 @@ int explain(const std::string& label, int code) {
   if (code == exit_code(ErrorKind::Stopped))
     log::warn("stopped early in stage ", label, "; run the same command again to continue");
   else
-    log::error("stage ", label, " ended with exit code ", code, "; the lines above say why. What was committed stays: ",
-               "run the same command again to continue");
+    log::error("stage ", label, " ended with exit code ", code,
+               "; the lines above say why. What was committed stays: ", "run the same command again to continue");
   return code;
 }
 
@@ -148,7 +148,9 @@ void add_run_commands(CLI::App& app, Action& action) {
     const char *name, *help;
   };
   static constexpr Entry kEntries[] = {
-      {"run", "all stages in order on this machine; continues where it stopped\n\nExample: divergen run configs/mini.toml --ranks 2"},
+      {"run",
+       "all stages in order on this machine; continues where it stopped\n\nExample: divergen run configs/mini.toml "
+       "--ranks 2"},
       {"plan", "freeze the list of items: (generator, category, prompt, sample, seed)"},
       {"generate", "make the pictures of the plan"},
       {"annotate", "cut the objects out of the pictures"},
@@ -163,11 +165,13 @@ void add_run_commands(CLI::App& app, Action& action) {
     auto o = std::make_shared<Options>();
     command->add_option("config", o->config, "configuration file (TOML)")->required();
     command->add_option("--set", o->overrides, "section.key=value, over the file")->take_all();
-    command->add_option("--ranks", o->ranks, "MPI ranks (default: run.ranks, else one a core)")->check(CLI::PositiveNumber);
+    command->add_option("--ranks", o->ranks, "MPI ranks (default: run.ranks, else one a core)")
+        ->check(CLI::PositiveNumber);
     command->add_option("--training", o->training, "only this one of [[trainings]]");
     command->add_flag("--print-config", o->print_config, "print the effective configuration with each value's origin");
     command->add_flag("--dry-run", o->dry_run, "print what would be launched");
-    command->callback([o, name = std::string(entry.name), &action] { action = [o, name] { return run_stages(*o, name); }; });
+    command->callback(
+        [o, name = std::string(entry.name), &action] { action = [o, name] { return run_stages(*o, name); }; });
   }
 }
 

@@ -37,7 +37,8 @@ std::string newest_checkpoint(const Path& training) {
 int status(const Options& o) {
   const stages::RunDirectory dir(o.run);
   if (!std::filesystem::exists(dir.config()))
-    fail(ErrorKind::Usage, {"this is not a run directory", o.run, "it holds no config.toml", "name the folder of a run"});
+    fail(ErrorKind::Usage,
+         {"this is not a run directory", o.run, "it holds no config.toml", "name the folder of a run"});
   nlohmann::json out{{"run", o.run}, {"stages", nlohmann::json::object()}, {"shards", nlohmann::json::object()}};
   for (const auto& record : stages::read_records(dir))
     out["stages"][record.stage] = {{"seconds", record.seconds}, {"items", record.items}, {"rejected", record.rejected}};

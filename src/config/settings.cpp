@@ -100,7 +100,8 @@ void read_augment(Reader& r, AugmentSettings& s) {
       r.refuse("blend", cat("'", b, "' is no way of blending"), "use basic, alpha, gaussian or poisson");
   if (s.blend.empty()) r.refuse("blend", "it is empty", "name at least one way");
   if (s.scale_low > s.scale_high) r.refuse("scale_low", "it is above scale_high", "lower it");
-  if (s.random_scale_low > s.random_scale_high) r.refuse("random_scale_low", "it is above random_scale_high", "lower it");
+  if (s.random_scale_low > s.random_scale_high)
+    r.refuse("random_scale_low", "it is above random_scale_high", "lower it");
 }
 
 void read_detector(Reader& r, DetectorSettings& s) {
@@ -168,7 +169,8 @@ void check_names(Reader& root, RunConfig& c) {
     for (const auto& name : g.prompts)
       if (std::find(known.begin(), known.end(), name) == known.end()) {
         const std::string near = nearest_word(name, known);
-        root.refuse("generators", cat("[generators.", g.name, "] names the prompt source '", name, "', which is not there"),
+        root.refuse("generators",
+                    cat("[generators.", g.name, "] names the prompt source '", name, "', which is not there"),
                     near.empty() ? "add [prompts." + name + "]" : cat("did you mean '", near, "'?"));
       }
   std::vector<std::string> generators;

@@ -53,10 +53,10 @@ struct AnnotatorSettings {
 };
 
 struct FilterSettings {
-  Path clip;                      // CLIP folder in transformers' layout
-  double similarity = 0.6;        // README of DiverGen: least mean cosine to real crops of the category
-  double tolerance = 1.0;         // of the CLIP-score bar, in logits (semantics.md §6)
-  double min_clip_score = 0.0;    // bar of a category = min(this, best - tolerance)
+  Path clip;                              // CLIP folder in transformers' layout
+  double similarity = 0.6;                // README of DiverGen: least mean cosine to real crops of the category
+  double tolerance = 1.0;                 // of the CLIP-score bar, in logits (semantics.md §6)
+  double min_clip_score = 0.0;            // bar of a category = min(this, best - tolerance)
   double min_area = 0.0, max_area = 1.0;  // share of the frame that the mask covers
   std::int64_t crop_padding = 40;         // px around a real crop (semantics.md §5)
   std::int64_t crops_per_category = 0;    // at most so many real crops; 0: all
@@ -69,11 +69,11 @@ struct PoolSettings {
 };
 
 struct AugmentSettings {
-  std::int64_t train_size = 896;         // side of the square that resize-crop aims at
+  std::int64_t train_size = 896;  // side of the square that resize-crop aims at
   double scale_low = 0.1, scale_high = 2.0;
   double flip = 0.5;
-  double repeat_threshold = 0.001;       // of repeat-factor sampling
-  std::int64_t max_instances = 20;       // pasted count is uniform in [0, max_instances)
+  double repeat_threshold = 0.001;  // of repeat-factor sampling
+  std::int64_t max_instances = 20;  // pasted count is uniform in [0, max_instances)
   std::vector<std::string> blend{"basic"};
   double random_scale_low = 0.05, random_scale_high = 0.3;  // of categories without area statistics
   std::int64_t random_scale_min_size = 3;
@@ -83,19 +83,19 @@ struct DetectorSettings {
   std::string backbone = "resnet";  // "resnet" | "swin"
   Path backbone_weights;            // safetensors or .pth; empty: random
   std::vector<std::int64_t> depths{3, 4, 6, 3};
-  std::int64_t stem_channels = 64;           // resnet
-  std::int64_t base_width = 64;              // resnet: bottleneck width of the first stage, doubled each stage
-  std::int64_t backbone_classes = 11221;     // resnet: rows of its unused classifier, as in the 21k weights; 0: none
+  std::int64_t stem_channels = 64;        // resnet
+  std::int64_t base_width = 64;           // resnet: bottleneck width of the first stage, doubled each stage
+  std::int64_t backbone_classes = 11221;  // resnet: rows of its unused classifier, as in the 21k weights; 0: none
   std::int64_t fpn_channels = 256;
-  std::int64_t tower_convs = 4;              // of the CenterNet head
+  std::int64_t tower_convs = 4;  // of the CenterNet head
   std::int64_t group_norm_groups = 32;
-  std::int64_t box_fc = 1024;                // width of the two fully connected layers
+  std::int64_t box_fc = 1024;  // width of the two fully connected layers
   std::int64_t mask_channels = 256, mask_convs = 4;
   std::int64_t pre_nms_train = 4000, post_nms_train = 2000, pre_nms_test = 1000, post_nms_test = 256;
-  std::int64_t roi_batch = 512;              // sampled proposals an image
+  std::int64_t roi_batch = 512;  // sampled proposals an image
   double roi_foreground = 0.25;
   std::int64_t fed_categories = 50;
-  double fed_power = 0.5;                    // of image counts
+  double fed_power = 0.5;  // of image counts
   double score_threshold = 0.02, nms_threshold = 0.5;
   std::int64_t detections_per_image = 300;
 };
@@ -104,12 +104,12 @@ struct DetectorSettings {
 struct TrainSettings {
   std::string name;
   std::uint64_t seed = 42;
-  bool use_pool = true;                     // paste generated instances
-  std::vector<std::string> pool_generators; // only instances of these; empty: all
-  bool pool_extra = true;                   // also instances of extra categories
-  std::int64_t pool_per_category = 0;       // at most so many a category; 0: all
+  bool use_pool = true;                      // paste generated instances
+  std::vector<std::string> pool_generators;  // only instances of these; empty: all
+  bool pool_extra = true;                    // also instances of extra categories
+  std::int64_t pool_per_category = 0;        // at most so many a category; 0: all
   std::int64_t iterations = 180000;
-  std::int64_t batch = 16;                  // over all ranks
+  std::int64_t batch = 16;  // over all ranks
   double lr = 1e-4;
   std::int64_t warmup = 10000;
   double warmup_factor = 1e-4;
@@ -119,9 +119,9 @@ struct TrainSettings {
   std::int64_t checkpoint_every = 5000;
   std::int64_t keep_checkpoints = 2;
   std::int64_t log_every = 20;
-  std::int64_t loader_threads = 2;          // per rank
-  std::int64_t loader_depth = 8;            // samples in work or waiting, per rank
-  Path init;                                // detector weights to start from
+  std::int64_t loader_threads = 2;  // per rank
+  std::int64_t loader_depth = 8;    // samples in work or waiting, per rank
+  Path init;                        // detector weights to start from
 };
 
 struct EvaluateSettings {
@@ -131,9 +131,9 @@ struct EvaluateSettings {
 };
 
 struct RunSettings {
-  Path dir;                          // run directory
+  Path dir;                           // run directory
   std::int64_t ranks = 0;             // of a local run; 0: one a core
-  std::int64_t threads_per_rank = 1; // of LibTorch
+  std::int64_t threads_per_rank = 1;  // of LibTorch
   std::string log_level = "info";
 };
 
@@ -153,8 +153,8 @@ struct RunConfig {
   std::vector<TrainSettings> trainings;  // [[trainings]], each over the values of [train]
   EvaluateSettings evaluate;
 
-  Table table;                 // as read, with origins
-  std::vector<KeyInfo> keys;   // every key there is, for documentation
+  Table table;                // as read, with origins
+  std::vector<KeyInfo> keys;  // every key there is, for documentation
   /// Hash of all values that decide results (not of [run]).
   std::string hash() const;
 };

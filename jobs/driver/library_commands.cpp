@@ -1,0 +1,108 @@
+// divergen inspect, verify, repair: what is in a library or a weight file, and whether a run's tables are whole.
+
+#include <iostream>
+#include <memory>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "base/hash.hpp"
+#include "base/log.hpp"
+#include "base/text.hpp"
+#include "driver/commands.hpp"
+#include "driver/launch.hpp"
+#include "image/image.hpp"
+#include "store/inspect.hpp"
+#include "weights/torch_file.hpp"
+
+namespace divergen::driver {
+namespace {
+
+struct Options {
+  std::string path, sheet;
+  bool json = false;
+};
+
+/// A run directory's library, or the folder itself.
+Path library_folder(const std::string& given) {
+  const Path pool = Path(given) / "pool";
+  return std::filesystem::exists(pool / "index.h5") ? pool : Path(given);
+}
+
+nlohmann::json inspect_weights(const Path& file) {
+  nlohmann::json out{{"file", file.string()}, {"hash", to_hex(hash_file(file))}, {"tensors", nlohmann::json::object()}};
+  const auto add = [&](const std::string& name, weights::DType type, const std::vector<std::int64_t>& shape) {
+    out["tensors"][name] = {{"type", weights::to_string(type)}, {"shape", shape}};
+  };
+  if (file.extension() == ".safetensors") {
+    const weights::SafetensorsFile weights(file);
+    for (const auto& tensor : weights.tensors()) add(tensor.name, tensor.dtype, tensor.shape);
+    out["metadata"] = weights.metadata();
+  } else {
+    for (const auto& [name, tensor] : weights::TorchFile(file).tensors()) add(name, tensor.dtype, tensor.shape);
+  }
+  return out;
+}
+
+int inspect(const Options& o) {
+  const bool is_folder = std::filesystem::is_directory(o.path);
+  const nlohmann::json facts = is_folder ? store::inspect_library(library_folder(o.path)) : inspect_weights(o.path);
+  if (!o.sheet.empty()) {
+    if (!is_folder)
+      fail(ErrorKind::Usage, {"there is no contact sheet of a weight file", o.path, "", "name a library or a run"});
+    const store::Library library(library_folder(o.path));
+    write_file_atomic(o.sheet, image::encode_png(store::contact_sheet(library), 6));
+    log::info("contact sheet: ", o.sheet);
+  }
+  if (o.json || !is_folder) {
+    std::cout << facts.dump(2) << '\n';
+  } else {
+    for (const auto& [key, value] : facts.items())
+      if (!value.is_array() && !value.is_object())
+        std::cout << key << std::string(key.size() < 22 ? 22 - key.size() : 1, ' ')
+                  << (value.is_string() ? value.get<std::string>() : value.dump()) << '\n';
+  }
+  return 0;
+}
+
+int verify(const Options& o) {
+  const store::RunReport report = store::verify_run(o.path);
+  if (o.json) std::cout << report.to_json().dump(2) << '\n';
+  for (const auto& problem : report.problems)
+    log::error(problem.file.string(), problem.row ? cat(" row ", *problem.row) : "", ": ", problem.why);
+  log::info(with_thousands(report.rows), " rows in ", report.files, " files checked, ", report.problems.size(),
+            " problems", report.leftovers > 0 ? cat(", ", report.leftovers, " left-over parts (harmless)") : "");
+  if (report.problems.empty()) return 0;
+  log::info("to make exactly these again: divergen repair ", o.path, ", then run the same configuration again");
+  return exit_code(ErrorKind::Data);
+}
+
+int repair(const Options& o) {
+  const RunLock lock(o.path);
+  const auto removed = store::repair_run(o.path, store::verify_run(o.path));
+  for (const Path& file : removed) log::info("removed ", file.string());
+  log::info(removed.empty() ? "nothing is bad" : "run the same configuration again to make them anew");
+  return 0;
+}
+
+}  // namespace
+
+void add_library_commands(CLI::App& app, Action& action) {
+  auto o = std::make_shared<Options>();
+  auto* show = app.add_subcommand("inspect",
+                                  "what is in a library, a run or a weight file\n\n"
+                                  "Example: divergen inspect runs/mini --contact-sheet sheet.png");
+  show->add_option("path", o->path, "folder of a library or a run, or a weight file")->required();
+  show->add_option("--contact-sheet", o->sheet, "write a PNG of its instances");
+  show->add_flag("--json", o->json, "machine-readable, on stdout");
+  show->callback([o, &action] { action = [o] { return inspect(*o); }; });
+  auto* check = app.add_subcommand("verify", "checks every record of a run or a library");
+  check->add_option("path", o->path, "run directory or library")->required();
+  check->add_flag("--json", o->json, "machine-readable, on stdout");
+  check->callback([o, &action] { action = [o] { return verify(*o); }; });
+  auto* mend = app.add_subcommand("repair", "removes what is bad, so that the stages make exactly that again");
+  mend->add_option("path", o->path, "run directory")->required();
+  mend->callback([o, &action] { action = [o] { return repair(*o); }; });
+}
+
+}  // namespace divergen::driver
