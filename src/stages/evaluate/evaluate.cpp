@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/allocator.hpp"
 #include "base/error.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
@@ -202,6 +203,7 @@ void finish(const Evaluating& e, const RankShare& share, double start) {
 void run_evaluate(const RunContext& context, const config::TrainSettings& training) {
   comm::World& world = context.world;
   const double start = now();
+  keep_freed_memory();
   at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
   const Path folder = context.dir.evaluation(training.name);
   // Without averaging there is one set of weights, whatever is asked for.

@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/allocator.hpp"
 #include "base/log.hpp"
 #include "nn/device.hpp"
 #include "nn/tensor_io.hpp"
@@ -126,6 +127,7 @@ Path trained_model(const RunDirectory& dir, const std::string& name, bool averag
 void run_train(const RunContext& context, const config::TrainSettings& training) {
   comm::World& world = context.world;
   const double start = epoch_seconds();
+  keep_freed_memory();
   at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
 
   std::shared_ptr<const store::Library> library;
