@@ -28,6 +28,10 @@ class Unreadable {
     const std::lock_guard lock(mutex_);
     if (keys_.insert(key).second) log::warn(kind_, " is left out: ", object, ": ", why);
   }
+  bool contains(std::size_t key) const {
+    const std::lock_guard lock(mutex_);
+    return keys_.contains(key);
+  }
   std::int64_t count() const {
     const std::lock_guard lock(mutex_);
     return static_cast<std::int64_t>(keys_.size());
@@ -53,6 +57,7 @@ class PoolSource : public InstanceSource {
 
  private:
   PictureCache::Picture read(std::size_t entry) const {
+    if (unreadable_.contains(entry)) return nullptr;
     const std::string name = cat("instance ", entry, " of the library");
     try {
       image::Decoded decoded = image::decode(pool_->library().read_png(entry), image::Channels::Rgba);
@@ -138,6 +143,7 @@ void SampleMaker::State::index_annotations(double repeat_threshold) {
 }
 
 PictureCache::Picture SampleMaker::State::read(std::size_t index) {
+  if (unreadable.contains(index)) return nullptr;  // once is enough, and keeps later samples the same
   const lvis::ImageRecord& record = dataset.images[used[index]];
   image::Decoded decoded;
   try {
