@@ -64,16 +64,6 @@ std::string fingerprint_of(const Evaluating& e) {
   return to_hex(hash128(all.dump()));
 }
 
-bool is_done(const Evaluating& e) {
-  bool done = false;
-  e.context.world.together([&] {
-    if (!e.context.world.is_root()) return;
-    const auto record = read_record(e.context.dir, e.stage);
-    done = record && record->fingerprint == e.fingerprint && std::filesystem::exists(e.folder / "metrics.json");
-  });
-  return e.context.world.any(done);
-}
-
 std::vector<Path> part_files(const Path& folder) {
   std::vector<Path> out;
   std::error_code error;
@@ -218,10 +208,7 @@ void run_evaluate(const RunContext& context, const config::TrainSettings& traini
                {},
                ""};
   e.fingerprint = fingerprint_of(e);
-  if (is_done(e)) {
-    if (world.is_root()) log::info("evaluation '", training.name, "' is complete");
-    return;
-  }
+  if (is_complete(context, e.stage, e.fingerprint, folder / "metrics.json")) return;
   world.together([&] {
     e.classes = read_class_map(context.config.data.categories);
     e.dataset = lvis::read_dataset(context.config.data.val_json);

@@ -2,7 +2,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/error.hpp"
 #include "base/hash.hpp"
+#include "base/log.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -59,6 +61,25 @@ json of_augment(const config::AugmentSettings& a, bool with_pool) {
 }
 
 }  // namespace
+
+bool is_complete(const RunContext& context, const std::string& stage, const std::string& fingerprint,
+                 const Path& result) {
+  bool complete = false;
+  context.world.together([&] {
+    if (!context.world.is_root()) return;
+    std::optional<StageRecord> record;
+    try {
+      record = read_record(context.dir, stage);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::Data) throw;
+      log::warn(stage, ": its record is damaged and is made again: ", error.text().why);
+    }
+    complete = record && record->fingerprint == fingerprint && std::filesystem::exists(result);
+    if (complete) log::info(stage, ": complete already");
+    else remove_quietly(context.dir.record(stage));
+  });
+  return context.world.any(complete);
+}
 
 std::string shared_file_hash(comm::World& world, const Path& file) {
   if (file.empty()) return "";

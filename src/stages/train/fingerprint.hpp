@@ -13,6 +13,11 @@ namespace divergen::stages {
 std::string training_fingerprint(const RunContext& context, const config::TrainSettings& training,
                                  const std::string& library_hash);
 
+/// Collective: whether the stage's record stands with this fingerprint, and `result` beside it. A damaged record counts
+/// as none, with a warning; one that does not hold is removed.
+bool is_complete(const RunContext& context, const std::string& stage, const std::string& fingerprint,
+                 const Path& result);
+
 /// Collective: hash of a file, read by rank 0 alone; "" for an empty path.
 std::string shared_file_hash(comm::World& world, const Path& file);
 

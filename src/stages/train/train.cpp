@@ -72,17 +72,6 @@ void write_models(const Path& folder, const TrainingEngine& engine, const Traini
   nn::save_tensors(folder / "model.safetensors", engine.result(), facts);
 }
 
-bool is_done(const RunContext& context, const config::TrainSettings& training, const std::string& fingerprint) {
-  bool done = false;
-  context.world.together([&] {
-    if (!context.world.is_root()) return;
-    const auto record = read_record(context.dir, "train." + training.name);
-    done = record && record->fingerprint == fingerprint &&
-           std::filesystem::exists(trained_model(context.dir, training.name, true));
-  });
-  return context.world.any(done);
-}
-
 /// Collective; written by rank 0.
 void write_training_record(const RunContext& context, const config::TrainSettings& training,
                            const std::string& fingerprint, const TrainingResult& result, double start,
@@ -135,10 +124,8 @@ void run_train(const RunContext& context, const config::TrainSettings& training)
     if (training.use_pool) library = std::make_shared<const store::Library>(context.dir.library());
   });
   const std::string fingerprint = training_fingerprint(context, training, library ? library->hash() : "no pool");
-  if (is_done(context, training, fingerprint)) {
-    if (world.is_root()) log::info("training '", training.name, "' is complete");
+  if (is_complete(context, "train." + training.name, fingerprint, trained_model(context.dir, training.name, true)))
     return;
-  }
 
   TrainingData data;
   const Path folder = context.dir.training(training.name);

@@ -209,6 +209,19 @@ TEST(EvaluateStage, GoesOnWhereItStopped) {
   EXPECT_TRUE(read_file(twin) == read_file(folder / "results.segm.json"));
 }
 
+TEST(EvaluateStage, MakesADamagedRecordAgain) {
+  const SmallWorld small;
+  const RunContext context = small.run("run");
+  run_train(context, small.training);
+  run_evaluate(context, small.training);
+  if (world().is_root()) write_file_atomic(context.dir.record("evaluate.small"), "{");
+  world().barrier();
+
+  run_evaluate(context, small.training);
+
+  EXPECT_EQ(read_record(context.dir, "evaluate.small")->items, 11);
+}
+
 TEST(EvaluateStage, CountsImagesThatCannotBeRead) {
   const SmallWorld small;
   const RunContext context = small.run("run");
