@@ -41,7 +41,11 @@ std::int64_t images_of(const Category& category, Split split, const DataSetOptio
   double wanted = 0;
   if (category.frequency == "r") return std::min<std::int64_t>(rng.range(1, 4), options.train_images);
   else if (category.frequency == "c") wanted = static_cast<double>(rng.range(4, 13)) * room;
-  else wanted = std::max(25.0 * room, images * rng.uniform(0.09, 0.15));
+  else {
+    // An image holds about 2.5 objects: with many categories each gets less of them.
+    const double share = std::min(1.0, 20.0 / static_cast<double>(categories));
+    wanted = std::max(25.0 * room * share, images * rng.uniform(0.09, 0.15) * (categories > 60 ? share : 1.0));
+  }
   return std::clamp<std::int64_t>(std::llround(wanted), 2, options.train_images);
 }
 
@@ -117,7 +121,7 @@ lvis::Dataset make_split(const World& world, Split split, const Path& out, const
 
 /// The world's metadata with the counts of the training set; extra categories, of which it shows nothing, get the
 /// median count of the frequent ones (the metadata's 2,000 lies there among LVIS' counts).
-json category_info(const lvis::Dataset& train, const Path& world_folder) {
+json category_info(const lvis::Dataset& train, const World& world) {
   std::map<std::int64_t, std::int64_t> instances;
   for (const auto& annotation : train.annotations) ++instances[annotation.category_id];
   std::vector<std::int64_t> frequent;
@@ -125,9 +129,14 @@ json category_info(const lvis::Dataset& train, const Path& world_folder) {
     if (category.frequency == "f") frequent.push_back(category.image_count);
   std::sort(frequent.begin(), frequent.end());
   const std::int64_t median = frequent.empty() ? 1 : frequent[frequent.size() / 2];
-  json info = json::parse(read_file(world_folder / "categories.json"));
-  for (json& entry : info) {
-    const std::int64_t id = entry.at("id");
+  json info = json::array();
+  for (const Category& category : world.categories()) {
+    const std::int64_t id = category.id;
+    json& entry = info.emplace_back(json{{"id", id},
+                                         {"name", category.name},
+                                         {"def", category.definition},
+                                         {"frequency", category.frequency},
+                                         {"role", category.is_extra ? "extra" : "eval"}});
     const auto found = train.category_index.find(id);
     entry["image_count"] = found == train.category_index.end() ? median : train.categories[found->second].image_count;
     entry["instance_count"] = found == train.category_index.end() ? median : instances[id];
@@ -158,6 +167,7 @@ std::string stamp_of(const Path& world_folder, const DataSetOptions& options) {
               {"val_images", options.val_images},
               {"size", options.size},
               {"seed", options.seed},
+              {"others", options.others},
               {"world",
                {{"categories", hash("categories.json")},
                 {"sprites.json", hash("sprites/sprites.json")},
@@ -215,12 +225,13 @@ bool make_data_set(const Path& world_folder, const Path& out, const DataSetOptio
   const std::string stamp = stamp_of(world_folder, options);
   if (std::filesystem::exists(stamp_file) && read_file(stamp_file) == stamp) return false;
   remove_quietly(stamp_file);  // while it is being made anew, nobody takes a mixture for the whole
-  const World world(world_folder);
+  const World whole(world_folder);
+  const World world = options.others ? whole.of_others() : whole;
   const lvis::Dataset train = make_split(world, Split::Train, out, options);
   const lvis::Dataset val = make_split(world, Split::Val, out, options);
   lvis::write_dataset(train, out / "train.json");
   lvis::write_dataset(val, out / "val.json");
-  write_file_atomic(out / "categories.json", category_info(train, world_folder).dump(1) + "\n");
+  write_file_atomic(out / "categories.json", category_info(train, world).dump(1) + "\n");
   write_file_atomic(out / "area_mean_std2.json", area_statistics(train).dump(1) + "\n");
   write_file_atomic(stamp_file, stamp);
   return true;

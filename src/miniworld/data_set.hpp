@@ -19,6 +19,7 @@ struct DataSetOptions {
   std::int64_t train_images = 400, val_images = 500;
   int size = 128;  // side of a picture, px
   std::uint64_t seed = 1;
+  bool others = false;  // of World::of_others(): a data set to pretrain a detector on
 };
 
 enum class Split { Train, Val };

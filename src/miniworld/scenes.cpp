@@ -275,6 +275,20 @@ std::vector<std::size_t> distractor_sprites(const World& world) {
   return out;
 }
 
+World World::of_others() const {
+  constexpr std::int32_t kFirstId = 2001;
+  World world;
+  for (std::size_t i : distractor_sprites(*this)) {
+    Sprite sprite = sprites_[i];
+    const auto id = static_cast<std::int32_t>(kFirstId + static_cast<std::int32_t>(world.sprites_.size()));
+    sprite.role = Role::Eval;
+    sprite.category_id = id;
+    world.categories_.push_back({id, sprite.name, sprite.name, "f", false, {world.sprites_.size()}});
+    world.sprites_.push_back(std::move(sprite));
+  }
+  return world;
+}
+
 std::vector<std::vector<double>> outlines(const Image& mask) {
   DIVERGEN_CHECK(mask.channels == 1);
   // Contours run through pixel centres and would lose the rim. On a mask of twice the size they run a quarter of a

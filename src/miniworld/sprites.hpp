@@ -48,8 +48,14 @@ struct Look {
 
 class World {
  public:
+  World() = default;
   /// Reads sprites/sprites.{json,png} and categories.json of `folder`. Throws Error(Io | Data).
   explicit World(const Path& folder);
+
+  /// Another world of the same sheet, that shares nothing with this one's categories: each sprite of Role::Other that
+  /// looks like none of them is a frequent category of its own (ids from 2001 on), and nothing else is left. What a
+  /// detector learns its first features from.
+  World of_others() const;
 
   const std::vector<Sprite>& sprites() const { return sprites_; }
   const std::vector<Category>& categories() const { return categories_; }  // by id

@@ -6,6 +6,7 @@
 
 #include "base/log.hpp"
 #include "nn/tensor_io.hpp"
+#include "stages/pretrain/layout.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -97,7 +98,7 @@ void ClipTask::sample(const Path&, std::int64_t iteration) {
 }
 
 void ClipTask::write(const Path& folder) {
-  make_folder(folder);
+  copy_files(options_.tokenizer, folder);
   nn::save_module(model_, folder / "model.safetensors", at::kHalf, {{"format", "pt"}});
   write_file_atomic(folder / "config.json",
                     models::clip_config_json(options_.text, options_.vision, options_.projection).dump(2) + "\n");

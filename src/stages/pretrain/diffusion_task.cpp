@@ -5,6 +5,7 @@
 #include "base/log.hpp"
 #include "models/diffusion/stable_diffusion.hpp"
 #include "nn/tensor_io.hpp"
+#include "stages/pretrain/layout.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -33,12 +34,6 @@ nlohmann::json model_index_json() {
 }
 
 void write_json(const Path& file, const nlohmann::json& json) { write_file_atomic(file, json.dump(2) + "\n"); }
-
-void copy_files(const Path& from, const Path& to) {
-  make_folder(to);
-  for (const auto& entry : std::filesystem::directory_iterator(from))
-    if (entry.is_regular_file()) write_file_atomic(to / entry.path().filename(), read_file(entry.path()));
-}
 
 }  // namespace
 
