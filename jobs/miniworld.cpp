@@ -35,7 +35,8 @@ int main(int argc, char** argv) {
   divergen::miniworld::DataSetOptions options;
   app.add_option("--world", world, "folder of the mini world")->capture_default_str();
   auto* out_option = app.add_option("--out", out, "folder of the data set");
-  app.add_option("--prompts", prompts, "instead: write descriptive prompts of all categories, <id>.txt, into this folder")
+  app.add_option("--prompts", prompts,
+                 "instead: write descriptive prompts of all categories, <id>.txt, into this folder")
       ->excludes(out_option);
   app.add_option("--train", options.train_images, "training images")->capture_default_str();
   app.add_option("--val", options.val_images, "validation images")->capture_default_str();
@@ -55,8 +56,8 @@ int main(int argc, char** argv) {
       return 0;
     }
     if (out.empty())
-      divergen::fail(divergen::ErrorKind::Usage, {"--out is missing", "divergen-miniworld", "nothing says where to write",
-                                                  "name the folder of the data set"});
+      divergen::fail(divergen::ErrorKind::Usage, {"--out is missing", "divergen-miniworld",
+                                                  "nothing says where to write", "name the folder of the data set"});
     const auto start = std::chrono::steady_clock::now();
     const bool made = divergen::miniworld::make_data_set(world, out, options);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/allocator.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "stages/annotate/annotate.hpp"
@@ -63,6 +64,7 @@ void run_stage(const Options& o, comm::World& world) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_freed_memory();
   install_stop_signals();
   comm::World world(&argc, &argv);
   CLI::App app{"One stage of a run, on all ranks.\n\nExample: mpirun -n 2 divergen-worker generate configs/mini.toml"};

@@ -153,6 +153,8 @@ void read_train(Reader& r, TrainSettings& s) {
   r.key("loader_threads", s.loader_threads, "threads that make samples, each rank", {1, 256});
   r.key("loader_depth", s.loader_depth, "samples in work or waiting, each rank", {1, 4096});
   r.key("init", s.init, "detector weights to start from; empty: backbone_weights only");
+  r.key("init_classes", s.init_classes, "whether init knows these classes, or new ones whose classifier starts anew",
+        {"same", "new"});
 }
 
 void read_evaluate(Reader& r, EvaluateSettings& s) {

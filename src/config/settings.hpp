@@ -119,9 +119,10 @@ struct TrainSettings {
   std::int64_t checkpoint_every = 5000;
   std::int64_t keep_checkpoints = 2;
   std::int64_t log_every = 20;
-  std::int64_t loader_threads = 2;  // per rank
-  std::int64_t loader_depth = 8;    // samples in work or waiting, per rank
-  Path init;                        // detector weights to start from
+  std::int64_t loader_threads = 2;    // per rank
+  std::int64_t loader_depth = 8;      // samples in work or waiting, per rank
+  Path init;                          // detector weights to start from
+  std::string init_classes = "same";  // "new": they know other classes, the classifier starts anew
 };
 
 struct EvaluateSettings {

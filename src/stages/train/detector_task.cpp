@@ -35,6 +35,11 @@ bool ends_with_any(const std::string& name, std::initializer_list<std::string_vi
   return std::any_of(ends.begin(), ends.end(), [&](std::string_view end) { return name.ends_with(end); });
 }
 
+/// Tensors with one row or entry a class.
+bool of_classes(const std::string& name) {
+  return ends_with_any(name, {".cls_score.weight", ".cls_score.bias", ".freq_weight"});
+}
+
 }  // namespace
 
 models::DetectorSample to_detector_sample(const Sample& sample) {
@@ -60,13 +65,20 @@ models::DetectorSample to_detector_sample(const Sample& sample) {
   return out;
 }
 
-void load_detector_weights(models::CenterNet2& detector, const Path& file) {
+void load_detector_weights(models::CenterNet2& detector, const Path& file, bool new_classes) {
   nn::LoadOptions options;
+  std::string prefix;  // of DistributedDataParallel, on all names or on none
+  options.rename = [&](const std::string& name) {
+    const std::string own = name.substr(prefix.size());
+    return new_classes && of_classes(own) ? std::string() : own;
+  };
   // Counters of frozen norms and the normalisation of pixels are in some published files and not in others.
   options.may_surplus = [](const std::string& name) {
     return ends_with_any(name, {"num_batches_tracked", "pixel_mean", "pixel_std"});
   };
-  options.may_miss = [](const std::string& name) { return ends_with_any(name, {"num_batches_tracked"}); };
+  options.may_miss = [&](const std::string& name) {
+    return ends_with_any(name, {"num_batches_tracked"}) || (new_classes && of_classes(name));
+  };
   if (file.extension() == ".safetensors") return nn::load_module(detector, file, options);
   std::string key;
   {
@@ -74,10 +86,10 @@ void load_detector_weights(models::CenterNet2& detector, const Path& file) {
     key = checkpoint.has("model_ema") ? "model_ema" : checkpoint.has("model") ? "model" : "";
   }
   const nn::TensorMap tensors = nn::load_tensors(file, key);
-  constexpr std::string_view kPrefix = "module.";  // of DistributedDataParallel, on all names or on none
+  constexpr const char* kPrefix = "module.";
   const bool wrapped = !tensors.empty() && std::all_of(tensors.begin(), tensors.end(),
                                                        [&](const auto& e) { return e.first.starts_with(kPrefix); });
-  if (wrapped) options.rename = [&](const std::string& name) { return name.substr(kPrefix.size()); };
+  if (wrapped) prefix = kPrefix;
   nn::load_module(detector, tensors, file.string(), options);
 }
 
@@ -96,7 +108,7 @@ void DetectorTask::initialise() {
   at::Generator generator = cpu_generator(derive_seed(training_.seed, "initial weights"));
   models::init_detector(fresh, config_.detector, generator);
   if (!training_.init.empty()) {
-    load_detector_weights(fresh, training_.init);
+    load_detector_weights(fresh, training_.init, training_.init_classes == "new");
   } else if (config_.detector.backbone_weights.empty()) {
     std::vector<at::Tensor> images;
     for (std::uint64_t position = 0; position < kCalibrationSamples; ++position)

@@ -15,6 +15,7 @@ json of_training(const config::TrainSettings& t) {
   json out{{"seed", t.seed},
            {"iterations", t.iterations},
            {"batch", t.batch},
+           {"init_classes", t.init_classes},
            {"lr", t.lr},
            {"warmup", t.warmup},
            {"warmup_factor", t.warmup_factor},
