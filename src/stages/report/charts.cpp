@@ -89,7 +89,7 @@ std::string dot_chart(const std::string& title, const std::vector<DotRow>& rows,
 }
 
 std::string gain_bars(const std::string& title, const std::vector<Bar>& bars, double reach) {
-  const double row_height = 19, left = 118, width = 330, right = 34;
+  const double row_height = 19, left = 118, width = 330, right = 48;
   const double bottom = 6 + row_height * static_cast<double>(bars.size());
   Svg svg(width, bottom + 6, title);
   const Scale x{-reach, reach, left, width - right};

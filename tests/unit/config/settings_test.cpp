@@ -1,0 +1,77 @@
+#include "config/settings.hpp"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "base/error.hpp"
+#include "support/fixtures.hpp"
+
+namespace divergen::config {
+namespace {
+
+Path source(const std::string& name) { return Path(DIVERGEN_SOURCE_DIR) / name; }
+
+std::string message_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::Config);
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+
+TEST(Settings, AllShippedConfigurationsAreValid) {
+  int n = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(source("configs"))) {
+    if (entry.path().extension() != ".toml") continue;
+    if (read_file(entry.path()).starts_with("#") && read_file(entry.path()).find("\ntask = ") != std::string::npos)
+      continue;  // of divergen-pretrain
+    EXPECT_NO_THROW(read_run_config(entry.path())) << entry.path();
+    ++n;
+  }
+  EXPECT_GE(n, 5);
+}
+
+TEST(Settings, ALayerReplacesListsAndKeepsTheRest) {
+  const RunConfig base = read_run_config(source("configs/mini.toml"));
+  const RunConfig layered = read_run_config(source("configs/ablation/amount.toml"));
+  ASSERT_EQ(layered.trainings.size(), 4u);
+  EXPECT_EQ(layered.trainings[1].pool_per_category, 3);
+  EXPECT_EQ(layered.trainings[1].iterations, base.trainings[0].iterations);
+  EXPECT_FALSE(layered.trainings[0].use_pool);
+  EXPECT_TRUE(layered.trainings[3].use_pool);
+  EXPECT_EQ(layered.generators.at(0).weights, base.generators.at(0).weights);
+}
+
+TEST(Settings, AnUnknownKeyNamesTheNearestAndItsLine) {
+  const test::TemporaryFolder folder;
+  const Path file = folder / "study.toml";
+  std::ofstream(file) << "[run]\ndir = \"runs/x\"\n[train]\niteratoins = 5\n";
+  const std::string text = message_of([&] { read_run_config(file); });
+  EXPECT_NE(text.find("iterations"), std::string::npos) << text;
+  EXPECT_NE(text.find("study.toml:4"), std::string::npos) << text;
+}
+
+TEST(Settings, ReferencesBetweenSectionsAreChecked) {
+  const auto with = [&](const std::string& override) {
+    return message_of([&] { read_run_config(source("configs/mini.toml"), {override}); });
+  };
+  EXPECT_NE(with("generators.sd.prompts=[\"manuel\"]").find("manual"), std::string::npos);
+  EXPECT_NE(with("filter.min_area=0.99").find("max_area"), std::string::npos);
+  EXPECT_NE(with("plan.frequencies=[\"x\"]").find("frequenc"), std::string::npos);
+  EXPECT_NE(with("augment.blend=[\"fancy\"]").find("gaussian"), std::string::npos);
+}
+
+TEST(Settings, TheHashForgetsWhereButNotWhat) {
+  const auto hash = [](const std::vector<std::string>& overrides) {
+    return read_run_config(source("configs/mini.toml"), overrides).hash();
+  };
+  EXPECT_EQ(hash({}), hash({"run.dir=\"elsewhere\"", "run.threads_per_rank=2"}));
+  EXPECT_NE(hash({}), hash({"seed=8"}));
+}
+
+}  // namespace
+}  // namespace divergen::config
