@@ -36,10 +36,12 @@ foreach(_dir IN LISTS _nvidia_libs ITEMS ${DIVERGEN_TORCH_ROOT}/lib)
 endforeach()
 add_library(divergen::dep::torch ALIAS divergen_dep_torch)
 
-if(EXISTS "${DIVERGEN_TORCH_ROOT}/lib/libtorch_cuda.so" AND _nvidia_includes)
+# crt/host_defines.h comes from the package nvidia-cuda-crt (tools/setup.sh) or from a CUDA toolkit.
+find_path(DIVERGEN_CUDA_CRT crt/host_defines.h HINTS ${_nvidia_includes} /usr/local/cuda/include)
+if(EXISTS "${DIVERGEN_TORCH_ROOT}/lib/libtorch_cuda.so" AND _nvidia_includes AND DIVERGEN_CUDA_CRT)
   set(DIVERGEN_HAVE_TORCH_CUDA ON)
   add_library(divergen_dep_torch_cuda INTERFACE)
-  target_include_directories(divergen_dep_torch_cuda SYSTEM INTERFACE ${_nvidia_includes})
+  target_include_directories(divergen_dep_torch_cuda SYSTEM INTERFACE ${_nvidia_includes} ${DIVERGEN_CUDA_CRT})
   target_compile_definitions(divergen_dep_torch_cuda INTERFACE USE_C10D_NCCL)
   target_link_libraries(divergen_dep_torch_cuda INTERFACE divergen_dep_torch
     ${DIVERGEN_TORCH_ROOT}/lib/libtorch_cuda.so ${DIVERGEN_TORCH_ROOT}/lib/libc10_cuda.so)

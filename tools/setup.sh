@@ -60,3 +60,14 @@ if [ ! -e "$torch_dir/.complete" ]; then
   touch "$torch_dir.part/.complete"
   mv "$torch_dir.part" "$torch_dir"
 fi
+
+# The CUDA headers that come with the wheel name a few that come in a package of their own.
+if [ ! -e "$torch_dir/nvidia/cu13/include/crt/host_defines.h" ]; then
+  say "installing the CUDA headers that LibTorch's need"
+  rm -rf "$torch_dir.crt"
+  python3 -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --root-user-action=ignore \
+    --target "$torch_dir.crt" "nvidia-cuda-crt==13.0.*" >&2 || die "pip could not install nvidia-cuda-crt"
+  mkdir -p "$torch_dir/nvidia/cu13/include"
+  cp -r "$torch_dir.crt/nvidia/cu13/include/." "$torch_dir/nvidia/cu13/include/"
+  rm -rf "$torch_dir.crt"
+fi
