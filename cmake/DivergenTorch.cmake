@@ -36,12 +36,13 @@ foreach(_dir IN LISTS _nvidia_libs ITEMS ${DIVERGEN_TORCH_ROOT}/lib)
 endforeach()
 add_library(divergen::dep::torch ALIAS divergen_dep_torch)
 
-# crt/host_defines.h comes from the package nvidia-cuda-crt (tools/setup.sh) or from a CUDA toolkit.
+# Headers of packages of their own (nvidia-cuda-crt, nvidia-cuda-cccl: tools/setup.sh), or of a CUDA toolkit.
 find_path(DIVERGEN_CUDA_CRT crt/host_defines.h HINTS ${_nvidia_includes} /usr/local/cuda/include)
-if(EXISTS "${DIVERGEN_TORCH_ROOT}/lib/libtorch_cuda.so" AND _nvidia_includes AND DIVERGEN_CUDA_CRT)
+find_path(DIVERGEN_CUDA_CCCL nv/target HINTS ${_nvidia_includes} /usr/local/cuda/include /usr/local/cuda/include/cccl)
+if(EXISTS "${DIVERGEN_TORCH_ROOT}/lib/libtorch_cuda.so" AND _nvidia_includes AND DIVERGEN_CUDA_CRT AND DIVERGEN_CUDA_CCCL)
   set(DIVERGEN_HAVE_TORCH_CUDA ON)
   add_library(divergen_dep_torch_cuda INTERFACE)
-  target_include_directories(divergen_dep_torch_cuda SYSTEM INTERFACE ${_nvidia_includes} ${DIVERGEN_CUDA_CRT})
+  target_include_directories(divergen_dep_torch_cuda SYSTEM INTERFACE ${_nvidia_includes} ${DIVERGEN_CUDA_CRT} ${DIVERGEN_CUDA_CCCL})
   target_compile_definitions(divergen_dep_torch_cuda INTERFACE USE_C10D_NCCL)
   target_link_libraries(divergen_dep_torch_cuda INTERFACE divergen_dep_torch
     ${DIVERGEN_TORCH_ROOT}/lib/libtorch_cuda.so ${DIVERGEN_TORCH_ROOT}/lib/libc10_cuda.so)

@@ -61,13 +61,15 @@ if [ ! -e "$torch_dir/.complete" ]; then
   mv "$torch_dir.part" "$torch_dir"
 fi
 
-# The CUDA headers that come with the wheel name a few that come in a package of their own.
-if [ ! -e "$torch_dir/nvidia/cu13/include/crt/host_defines.h" ]; then
+# The CUDA headers that come with the wheel name a few that come in packages of their own.
+headers="$torch_dir/nvidia/cu13/include"
+if [ ! -e "$headers/crt/host_defines.h" ] || [ ! -e "$headers/nv/target" ]; then
   say "installing the CUDA headers that LibTorch's need"
-  rm -rf "$torch_dir.crt"
+  rm -rf "$torch_dir.headers"
   python3 -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --root-user-action=ignore \
-    --target "$torch_dir.crt" "nvidia-cuda-crt==13.0.*" >&2 || die "pip could not install nvidia-cuda-crt"
-  mkdir -p "$torch_dir/nvidia/cu13/include"
-  cp -r "$torch_dir.crt/nvidia/cu13/include/." "$torch_dir/nvidia/cu13/include/"
-  rm -rf "$torch_dir.crt"
+    --target "$torch_dir.headers" "nvidia-cuda-crt==13.0.*" "nvidia-cuda-cccl==13.0.*" >&2 \
+    || die "pip could not install nvidia-cuda-crt and nvidia-cuda-cccl"
+  mkdir -p "$headers"
+  cp -r "$torch_dir.headers/nvidia/cu13/include/." "$headers/"
+  rm -rf "$torch_dir.headers"
 fi
