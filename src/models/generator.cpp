@@ -20,6 +20,17 @@ std::unique_ptr<TextToImage> make_generator(const GeneratorSettings& settings) {
                            near.empty() ? "name one of them" : cat("did you mean '", near, "'?")});
 }
 
+namespace {
+
+/// Whether a file of a weights folder only tells of it: a model card, or what git and download tools leave (.git,
+/// .gitattributes, .cache). Results do not depend on these, and must not be made again when one is added.
+bool is_about(const Path& relative) {
+  if (relative.extension() == ".md") return true;
+  return std::any_of(relative.begin(), relative.end(), [](const Path& part) { return part.string().starts_with('.'); });
+}
+
+}  // namespace
+
 std::string hash_weights(const Path& path) {
   if (!std::filesystem::exists(path))
     fail(ErrorKind::Io, {"weights are missing", path.string(), "there is no such file or folder",
@@ -27,14 +38,14 @@ std::string hash_weights(const Path& path) {
   std::vector<Path> files;
   if (std::filesystem::is_directory(path)) {
     for (const auto& entry : std::filesystem::recursive_directory_iterator(path))
-      if (entry.is_regular_file()) files.push_back(entry.path());
+      if (entry.is_regular_file() && !is_about(entry.path().lexically_relative(path))) files.push_back(entry.path());
   } else {
     files.push_back(path);
   }
   std::sort(files.begin(), files.end());
   std::string all;
   for (const Path& file : files)
-    all += cat(std::filesystem::relative(file, path).string(), '\n', to_hex(hash_file(file)), '\n');
+    all += cat(file.lexically_relative(path).string(), '\n', to_hex(hash_file(file)), '\n');
   return to_hex(hash128(all));
 }
 

@@ -36,7 +36,8 @@ class TextToImage {
 std::unique_ptr<TextToImage> make_generator(const GeneratorSettings& settings);
 const std::vector<std::string>& generator_kinds();
 
-/// Hash over names and contents of all files of a folder (or of one file).
+/// Hash over names and contents of all files of a folder (or of one file). Model cards (*.md) and hidden files are left
+/// out: they decide nothing.
 std::string hash_weights(const Path& path);
 
 }  // namespace divergen::models

@@ -45,7 +45,9 @@ class Writer {
   }
 
   void group(const char* name) {
-    h5::Handle id = take(H5Gcreate2(file_.get(), name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), &H5Gclose, name);
+    h5::Handle create = take(H5Pcreate(H5P_GROUP_CREATE), &H5Pclose, name);
+    H5Pset_obj_track_times(create.get(), 0);  // the same table is the same bytes whenever it is written
+    h5::Handle id = take(H5Gcreate2(file_.get(), name, H5P_DEFAULT, create.get(), H5P_DEFAULT), &H5Gclose, name);
   }
 
   template <class T>

@@ -32,9 +32,9 @@ class Unreadable {
     const std::lock_guard lock(mutex_);
     return keys_.contains(key);
   }
-  std::int64_t count() const {
+  std::set<std::size_t> keys() const {
     const std::lock_guard lock(mutex_);
-    return static_cast<std::int64_t>(keys_.size());
+    return keys_;
   }
 
  private:
@@ -53,7 +53,7 @@ class PoolSource : public InstanceSource {
     const std::size_t entry = pool_->by_class()[index][instance];
     return {cache_.get(entry, [&] { return read(entry); }), true};
   }
-  std::int64_t unreadable() const { return unreadable_.count(); }
+  std::set<std::size_t> unreadable() const { return unreadable_.keys(); }
 
  private:
   PictureCache::Picture read(std::size_t entry) const {
@@ -214,9 +214,9 @@ SampleMaker::SampleMaker(const lvis::Dataset& dataset, Path images, const ClassM
 }
 
 Sample SampleMaker::make(std::uint64_t position) const { return state_->make(position); }
-std::int64_t SampleMaker::unreadable_images() const { return state_->unreadable.count(); }
-std::int64_t SampleMaker::unreadable_instances() const {
-  return state_->pool != nullptr ? state_->pool->unreadable() : 0;
+std::set<std::size_t> SampleMaker::unreadable_images() const { return state_->unreadable.keys(); }
+std::set<std::size_t> SampleMaker::unreadable_instances() const {
+  return state_->pool != nullptr ? state_->pool->unreadable() : std::set<std::size_t>{};
 }
 
 }  // namespace divergen::stages

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -52,9 +53,10 @@ class SampleMaker {
   /// and counted; so is an instance, by none. Throws Error(Data) when no picture of the epoch can be read.
   Sample make(std::uint64_t position) const;
 
-  /// Images of the data set, and instances of the library, that could not be read so far (each counted once).
-  std::int64_t unreadable_images() const;
-  std::int64_t unreadable_instances() const;
+  /// Which images of the data set (indices), and instances of the library (rows), could not be read so far. Ranks meet
+  /// the same ones: their number in all is that of the union.
+  std::set<std::size_t> unreadable_images() const;
+  std::set<std::size_t> unreadable_instances() const;
 
  private:
   struct State;

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -77,12 +78,15 @@ void write_training_record(const RunContext& context, const config::TrainSetting
                            const std::string& fingerprint, const TrainingResult& result, double start,
                            const SampleMaker& maker) {
   comm::World& world = context.world;
-  const json mine{
-      {"rank", world.rank()},        {"host", world.host()}, {"items", result.steps * training.batch / world.size()},
-      {"busy", result.busy_seconds}, {"start", start},       {"end", epoch_seconds()}};
+  const json mine{{"rank", world.rank()},
+                  {"host", world.host()},
+                  {"items", result.steps * training.batch / world.size()},
+                  {"busy", result.busy_seconds},
+                  {"start", start},
+                  {"end", epoch_seconds()},
+                  {"bad_images", maker.unreadable_images()},
+                  {"bad_instances", maker.unreadable_instances()}};
   const auto shares = world.gather_texts(mine.dump());
-  std::int64_t bad[2] = {maker.unreadable_images(), maker.unreadable_instances()};
-  world.sum(std::span<std::int64_t>(bad));
   world.together([&] {
     if (!world.is_root()) return;
     StageRecord record;
@@ -90,14 +94,17 @@ void write_training_record(const RunContext& context, const config::TrainSetting
     record.fingerprint = fingerprint;
     record.seconds = result.seconds;
     record.items = training.iterations * training.batch;
-    if (bad[0] > 0) record.rejected["unreadable_image"] = bad[0];
-    if (bad[1] > 0) record.rejected["unreadable_instance"] = bad[1];
+    std::set<std::size_t> images, instances;  // several ranks may have met the same one
     for (const std::string& text : shares) {
       const json share = json::parse(text);
       record.ranks.push_back({share.at("rank").get<int>(), share.at("host").get<std::string>(),
                               share.at("items").get<std::int64_t>(), share.at("busy").get<double>(),
                               share.at("start").get<double>(), share.at("end").get<double>()});
+      images.merge(share.at("bad_images").get<std::set<std::size_t>>());
+      instances.merge(share.at("bad_instances").get<std::set<std::size_t>>());
     }
+    if (!images.empty()) record.rejected["unreadable_image"] = static_cast<std::int64_t>(images.size());
+    if (!instances.empty()) record.rejected["unreadable_instance"] = static_cast<std::int64_t>(instances.size());
     record.figures = {{"iterations", static_cast<double>(result.iterations)},
                       {"images_per_second", result.images_per_second},
                       {"data_wait", result.data_wait},

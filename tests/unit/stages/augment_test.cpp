@@ -292,8 +292,8 @@ TEST(sample_maker, SamplesKeepWhatTheyPromise) {
   }
   EXPECT_EQ(images, (std::set<std::int64_t>{100, 101, 102, 103}));  // not the empty one, not the crowd's
   EXPECT_EQ(pasted, (std::set<std::int64_t>{0, 1, 2}));
-  EXPECT_EQ(maker.unreadable_images(), 0);
-  EXPECT_EQ(maker.unreadable_instances(), 0);
+  EXPECT_TRUE(maker.unreadable_images().empty());
+  EXPECT_TRUE(maker.unreadable_instances().empty());
 }
 
 TEST(sample_maker, APoolDoesNotChangeTheCrops) {
@@ -331,7 +331,7 @@ TEST(sample_maker, UnreadablePicturesAreReplacedAndCounted) {
     const std::int64_t was = before[position].image_id;
     if (was == 100 || was == 103) expect_equal(sample, before[position]);
   }
-  EXPECT_EQ(maker.unreadable_images(), 2);
+  EXPECT_EQ(maker.unreadable_images().size(), 2U);
   remove_quietly(world.folder / "0.png");
   remove_quietly(world.folder / "3.png");
   const SampleMaker hopeless = world.maker(nullptr);
@@ -345,7 +345,7 @@ TEST(sample_maker, UnreadableInstancesAreLeftOutAndCounted) {
   std::size_t pasted = 0;
   for (std::uint64_t position = 0; position < 100; ++position)
     for (const SampleObject& object : maker.make(position).objects) pasted += object.source == 1;
-  EXPECT_EQ(maker.unreadable_instances(), 9);
+  EXPECT_EQ(maker.unreadable_instances().size(), 9U);
   EXPECT_GT(pasted, 0U);
 }
 
