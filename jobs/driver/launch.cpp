@@ -22,7 +22,7 @@ volatile std::sig_atomic_t stops_asked = 0;
 
 /// The first signal asks the ranks to stop at a safe point; the third ends them.
 void pass_on(int) {
-  ++stops_asked;
+  stops_asked = stops_asked + 1;
   if (child_process > 0) ::kill(static_cast<pid_t>(child_process), stops_asked < 3 ? SIGUSR2 : SIGKILL);
 }
 
