@@ -181,8 +181,8 @@ image::Image contact_sheet(const Library& library, const ContactSheetOptions& op
       put_cell(sheet, library, begin + i, top + kLabel, left, options.cell);
       left += step;
     }
-    image::draw_text(sheet, cat(names[library.entries()[begin].category_id], " (", end - begin, ")"), kGap, top,
-                     {255, 255, 255});
+    image::draw_text(sheet, cat(names[library.entries()[begin].category_id], " (", end - begin, ")"), kGap,
+                     top + kLabel, {255, 255, 255});
   }
   return sheet;
 }
