@@ -91,7 +91,7 @@ std::vector<std::string> command_line(const Launch& launch) {
   if (std::getenv("SLURM_JOB_ID") != nullptr) {
     command = {"srun", "--mpi=pmix", "-n", ranks};
   } else {
-    command = {"mpirun", "--oversubscribe", "--bind-to", "none", "-n", ranks};
+    command = {"mpirun", "--quiet", "--oversubscribe", "--bind-to", "none", "-n", ranks};
   }
   command.push_back((program_folder() / "divergen-worker").string());
   command.insert(command.end(), launch.worker_args.begin(), launch.worker_args.end());
