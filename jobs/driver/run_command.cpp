@@ -1,5 +1,6 @@
 // divergen run CONFIG, and each stage alone.
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -104,6 +105,41 @@ Launch launch_of(const Options& o, const config::RunConfig& config, const Step& 
   return launch;
 }
 
+/// Every file that the steps will open, so that a missing one is named now and not after hours of other stages.
+void check_inputs(const config::RunConfig& config, const std::vector<Step>& steps) {
+  const auto need = [](const Path& path, const std::string& key) {
+    if (path.empty() || std::filesystem::exists(path)) return;
+    fail(ErrorKind::Io, {"an input of the run is missing", path.string(),
+                         cat("there is no such file; the configuration names it as ", key),
+                         "correct the path, or put the file there"});
+  };
+  const auto has = [&](const std::string& stage) {
+    return std::any_of(steps.begin(), steps.end(), [&](const Step& step) { return step.stage == stage; });
+  };
+  if (has("plan") || has("train")) need(config.data.categories, "data.categories");
+  if (has("plan"))
+    for (const auto& prompts : config.prompts) need(prompts.folder, cat("prompts.", prompts.name, ".folder"));
+  if (has("generate"))
+    for (const auto& generator : config.generators)
+      need(generator.weights, cat("generators.", generator.name, ".weights"));
+  if (has("annotate")) need(config.annotator.weights, "annotator.weights");
+  if (has("filter")) need(config.filter.clip, "filter.clip");
+  if (has("filter") || has("train")) {
+    need(config.data.train_json, "data.train_json");
+    need(config.data.train_images, "data.train_images");
+  }
+  if (has("train")) {
+    need(config.data.area_stats, "data.area_stats");
+    need(config.detector.backbone_weights, "detector.backbone_weights");
+    for (const auto& training : config.trainings)
+      need(training.init, cat("init of the training '", training.name, "'"));
+  }
+  if (has("evaluate")) {
+    need(config.data.val_json, "data.val_json");
+    need(config.data.val_images, "data.val_images");
+  }
+}
+
 int explain(const std::string& label, int code) {
   if (code == exit_code(ErrorKind::Stopped))
     log::warn("stopped early in stage ", label, "; run the same command again to continue");
@@ -128,6 +164,7 @@ int run_stages(const Options& o, const std::string& stage) {
     }
     return 0;
   }
+  check_inputs(config, steps);
   const RunLock lock(config.run.dir);
   const stages::RunDirectory dir(config.run.dir);
   write_file_atomic(dir.config(), config::to_toml(config.table, true));
