@@ -33,18 +33,18 @@ struct RankShare {
   int rank = 0;
   std::string host;
   std::int64_t items = 0;
-  double busy_seconds = 0;               // computing, loading included
-  double start = 0, end = 0;             // seconds since the epoch, of this rank's first and last claim
+  double busy_seconds = 0;    // computing, loading included
+  double start = 0, end = 0;  // seconds since the epoch, of this rank's first and last claim
 };
 
 struct StageRecord {
-  std::string stage;                              // "generate", or "train.baseline"
-  std::string fingerprint;                        // hash of what the result depends on
-  double seconds = 0;                             // wall clock, summed over restarts where it is known
-  std::int64_t items = 0;                         // of this stage in all, also those made by earlier starts
-  std::map<std::string, std::int64_t> rejected;   // reason -> number
-  std::vector<RankShare> ranks;                   // of the last start
-  std::map<std::string, double> figures;          // anything else worth a number: "bytes", "images_per_second"
+  std::string stage;                             // "generate", or "train.baseline"
+  std::string fingerprint;                       // hash of what the result depends on
+  double seconds = 0;                            // wall clock, summed over restarts where it is known
+  std::int64_t items = 0;                        // of this stage in all, also those made by earlier starts
+  std::map<std::string, std::int64_t> rejected;  // reason -> number
+  std::vector<RankShare> ranks;                  // of the last start
+  std::map<std::string, double> figures;         // anything else worth a number: "bytes", "images_per_second"
 };
 
 class RunDirectory {
