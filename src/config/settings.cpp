@@ -49,7 +49,7 @@ void read_generator(Reader& r, GeneratorSettings& s) {
   r.key("weights", s.weights, "the model's folder in its official layout");
   r.key("steps", s.steps, "sampler steps", {1, 1000});
   r.key("guidance", s.guidance, "classifier-free guidance scale", {0, 100});
-  r.key("sampler", s.sampler, "noise sampler", {"dpmpp", "ddim", "pndm", "euler", "unipc"});
+  r.key("sampler", s.sampler, "noise sampler", {"dpmpp", "ddim", "pndm", "euler"});
   r.key("negative_prompt", s.negative_prompt, "what pictures should not show");
   r.key("size", s.size, "side of a picture, px; 0: the model's own", {0, 4096});
   r.key("batch", s.batch, "items of one forward pass", {1, 4096});
