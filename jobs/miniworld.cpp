@@ -2,12 +2,11 @@
 
 #include <chrono>
 
-#include <CLI/CLI.hpp>
-
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "miniworld/data_set.hpp"
 #include "miniworld/pictures.hpp"
+#include "program.hpp"
 
 namespace {
 
@@ -44,13 +43,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", options.seed, "from which everything is drawn")->capture_default_str();
   app.add_flag("--others", options.others,
                "of the sprites outside all categories: a data set to pretrain a detector on");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& problem) {
-    const int code = app.exit(problem);
-    return code == 0 ? 0 : divergen::exit_code(divergen::ErrorKind::Usage);
-  }
-  try {
+  return divergen::run_program(app, argc, argv, [&] {
     if (!prompts.empty()) {
       write_prompts(world, prompts, options.seed);
       return 0;
@@ -64,11 +57,5 @@ int main(int argc, char** argv) {
     divergen::log::info(made ? "made " : "already there: ", options.train_images, " training and ", options.val_images,
                         " validation images in ", out, made ? divergen::cat(" in ", seconds, " s") : "");
     return 0;
-  } catch (const divergen::Error& error) {
-    divergen::log::error(error.what());
-    return divergen::exit_code(error.kind());
-  } catch (const std::exception& error) {
-    divergen::log::error("unexpected: ", error.what());
-    return divergen::exit_code(divergen::ErrorKind::Bug);
-  }
+  });
 }

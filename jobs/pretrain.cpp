@@ -8,6 +8,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/log.hpp"
+#include "program.hpp"
 #include "stages/pretrain/tasks.hpp"
 
 namespace {
@@ -29,20 +30,13 @@ int main(int argc, char** argv) {
   app.add_option("--world", world, "folder of the mini world");
   app.add_option("--set", overrides, "section.key=value, over the file");
   app.add_option("--threads", threads, "threads of LibTorch (default: all cores)");
-  CLI11_PARSE(app, argc, argv);
   std::signal(SIGTERM, request_stop);
   std::signal(SIGINT, request_stop);
-  try {
+  return divergen::run_program(app, argc, argv, [&] {
     if (threads > 0) at::set_num_threads(threads);
     const auto result =
         divergen::stages::run_pretrain(config, overrides, world, out, [] { return stop_requested != 0; });
     divergen::log::info("iteration ", result.iterations, " after ", result.seconds, " s");
     return stop_requested != 0 ? divergen::exit_code(divergen::ErrorKind::Stopped) : 0;
-  } catch (const divergen::Error& error) {
-    divergen::log::error(error.what());
-    return divergen::exit_code(error.kind());
-  } catch (const std::exception& error) {
-    divergen::log::error("unexpected: ", error.what());
-    return divergen::exit_code(divergen::ErrorKind::Bug);
-  }
+  });
 }

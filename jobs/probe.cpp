@@ -15,6 +15,7 @@
 #include "models/clip/clip.hpp"
 #include "models/diffusion/stable_diffusion.hpp"
 #include "nn/tensor_io.hpp"
+#include "program.hpp"
 
 namespace {
 
@@ -166,22 +167,10 @@ int main(int argc, char** argv) {
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   app.add_option("--guidance", options.guidance, "sd: scale of the guidance")->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& problem) {
-    const int code = app.exit(problem);
-    return code == 0 ? 0 : exit_code(ErrorKind::Usage);
-  }
-  try {
+  return run_program(app, argc, argv, [&] {
     at::NoGradGuard no_grad;
     const Probe probe = kinds.at(kind)(options);
     nn::save_tensors(options.out, probe.tensors, probe.metadata);
     return 0;
-  } catch (const Error& error) {
-    log::error(error.what());
-    return exit_code(error.kind());
-  } catch (const std::exception& error) {
-    log::error("unexpected: ", error.what());
-    return exit_code(ErrorKind::Bug);
-  }
+  });
 }

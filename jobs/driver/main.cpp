@@ -1,10 +1,7 @@
 // divergen: the light driver. Starts in milliseconds; what computes runs in divergen-worker, launched through mpirun.
 
-#include <iostream>
-
-#include "base/error.hpp"
-#include "base/log.hpp"
 #include "driver/commands.hpp"
+#include "program.hpp"
 
 int main(int argc, char** argv) {
   CLI::App app{
@@ -21,18 +18,5 @@ int main(int argc, char** argv) {
   divergen::driver::add_library_commands(app, action);
   divergen::driver::add_eval_command(app, action);
   divergen::driver::add_doctor_command(app, action);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : divergen::exit_code(divergen::ErrorKind::Usage);
-  }
-  try {
-    return action();
-  } catch (const divergen::Error& error) {
-    divergen::log::error(error.what());
-    return divergen::exit_code(error.kind());
-  } catch (const std::exception& error) {
-    divergen::log::error("unexpected: ", error.what());
-    return divergen::exit_code(divergen::ErrorKind::Bug);
-  }
+  return divergen::run_program(app, argc, argv, [&] { return action(); });
 }

@@ -42,9 +42,9 @@ std::int64_t images_of(const Category& category, Split split, const DataSetOptio
   if (category.frequency == "r") return std::min<std::int64_t>(rng.range(1, 4), options.train_images);
   else if (category.frequency == "c") wanted = static_cast<double>(rng.range(4, 13)) * room;
   else {
-    // An image holds about 2.5 objects: with many categories each gets less of them.
-    const double share = std::min(1.0, 20.0 / static_cast<double>(categories));
-    wanted = std::max(25.0 * room * share, images * rng.uniform(0.09, 0.15) * (categories > 60 ? share : 1.0));
+    // An image holds about 2.5 objects: with very many categories each gets less of them.
+    const double share = categories > 60 ? 20.0 / static_cast<double>(categories) : 1.0;
+    wanted = share * std::max(25.0 * room, images * rng.uniform(0.09, 0.15));
   }
   return std::clamp<std::int64_t>(std::llround(wanted), 2, options.train_images);
 }

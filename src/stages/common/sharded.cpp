@@ -1,7 +1,6 @@
 #include "stages/common/sharded.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <filesystem>
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
@@ -20,8 +20,6 @@ namespace {
 
 using Counts = std::map<std::string, std::int64_t>;
 using nlohmann::json;
-
-double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 void add(Counts& to, const Counts& counts) {
   for (const auto& [reason, count] : counts) to[reason] += count;
@@ -125,7 +123,7 @@ struct Work {
 
 /// Returns how many items were rejected in it.
 std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, std::size_t index, Work& work) {
-  const double start = now();
+  const double start = epoch_seconds();
   if (work.share.start == 0) work.share.start = start;
   store::Table table = stage.make(index);
   table.attributes["stage"] = stage.name;
@@ -135,7 +133,7 @@ std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, st
   store::write_table(table, file);
   work.tally.count(file, table.attributes);
   work.share.items += stage.items(index);
-  work.share.end = now();
+  work.share.end = epoch_seconds();
   work.share.busy_seconds += work.share.end - start;
   std::int64_t rejected = 0;
   for (const auto& [reason, count] : rejected_of(table.attributes)) rejected += count;
@@ -272,7 +270,7 @@ void end_early(const RunContext& context, const ShardedStage& stage, const Work&
 
 void run_sharded(const RunContext& context, const ShardedStage& stage) {
   DIVERGEN_CHECK(stage.make && stage.items && !stage.name.empty() && !stage.fingerprint.empty());
-  const double start = now();
+  const double start = epoch_seconds();
   comm::World& world = context.world;
   std::string present;
   if (is_complete(context, stage, present)) return;
@@ -287,7 +285,7 @@ void run_sharded(const RunContext& context, const ShardedStage& stage) {
 
   const Journal journal(context, stage);
   world.together([&] {
-    if (world.is_root()) journal.append(now() - start);
+    if (world.is_root()) journal.append(epoch_seconds() - start);
   });
   end_early(context, stage, work);
 

@@ -3,12 +3,12 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <chrono>
 #include <set>
 
 #include <nlohmann/json.hpp>
 
 #include "base/allocator.hpp"
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
@@ -39,8 +39,6 @@ struct Evaluating {
   ClassMap classes;
   std::string fingerprint;
 };
-
-double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 /// Collective. Also finds out, before work starts, that the model is not there.
 std::string fingerprint_of(const Evaluating& e) {
@@ -181,7 +179,7 @@ void finish(const Evaluating& e, const RankShare& share, double start) {
     }
     record.figures["images_per_second"] = items / std::max(end - share.start, 1e-9);
     conclude(e, record);
-    record.seconds = now() - start;
+    record.seconds = epoch_seconds() - start;
     write_record(e.context.dir, record);
     std::error_code ignored;
     std::filesystem::remove_all(e.parts, ignored);  // all of it stands in the results files
@@ -192,7 +190,7 @@ void finish(const Evaluating& e, const RankShare& share, double start) {
 
 void run_evaluate(const RunContext& context, const config::TrainSettings& training) {
   comm::World& world = context.world;
-  const double start = now();
+  const double start = epoch_seconds();
   keep_freed_memory();
   at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
   const Path folder = context.dir.evaluation(training.name);
@@ -217,7 +215,7 @@ void run_evaluate(const RunContext& context, const config::TrainSettings& traini
   RankShare share;
   share.rank = world.rank();
   share.host = world.host();
-  share.start = share.end = now();
+  share.start = share.end = epoch_seconds();
   if (!input.batches.empty()) {
     const at::Device device = nn::device_of(world);
     std::unique_ptr<models::CenterNet2> detector;

@@ -2,11 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <future>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
@@ -22,10 +22,6 @@ namespace {
 constexpr double kCommitSeconds = 60;
 constexpr std::size_t kCommitRows = 100'000;
 constexpr double kProgressSeconds = 10;
-
-double epoch_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 struct LoadedBatch {
   std::vector<std::size_t> images;

@@ -1,7 +1,6 @@
 #include "stages/plan/plan_stage.hpp"
 
-#include <chrono>
-
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
@@ -12,8 +11,6 @@ namespace divergen::stages {
 namespace {
 
 constexpr const char* kStage = "plan";
-
-double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 bool has_shards(const RunDirectory& dir) {
   std::error_code absent;
@@ -49,7 +46,7 @@ void make_room(const RunDirectory& dir, const std::string& fingerprint) {
 
 void plan_on_root(const RunContext& context) {
   const RunDirectory& dir = context.dir;
-  const double start = now();
+  const double start = epoch_seconds();
   const Plan plan = make_plan(plan_input(context.config));
   const std::string fingerprint = to_hex(plan.hash());
   make_folder(dir.root());
@@ -64,7 +61,7 @@ void plan_on_root(const RunContext& context) {
     log::info("plan: complete already");
     return;
   }
-  const double end = now();
+  const double end = epoch_seconds();
   StageRecord made;
   made.stage = kStage;
   made.fingerprint = fingerprint;

@@ -3,10 +3,10 @@
 #include <array>
 #include <bit>
 #include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 
 namespace divergen::stages {
@@ -57,12 +57,10 @@ std::uint32_t masked_crc(std::string_view bytes) {
   return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
 }
 
-double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
-
 std::string event_head(std::int64_t step) {
   std::string event;
   put_key(event, 1, kFixed64);  // wall_time
-  put_fixed(event, now());
+  put_fixed(event, epoch_seconds());
   put_key(event, 2, kVarint);  // step
   put_varint(event, static_cast<std::uint64_t>(step));
   return event;
@@ -89,7 +87,7 @@ std::string tf_record(std::string_view payload) {
 
 EventFile::EventFile(const Path& folder, std::int64_t first_step) {
   make_folder(folder);
-  file_ = folder / cat("events.out.tfevents.", static_cast<std::int64_t>(now()), ".", first_step);
+  file_ = folder / cat("events.out.tfevents.", static_cast<std::int64_t>(epoch_seconds()), ".", first_step);
   std::string event = event_head(0);
   put_bytes(event, 3, "brain.Event:2");  // file_version, which must come first
   write_file_atomic(file_, tf_record(event));

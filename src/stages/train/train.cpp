@@ -2,13 +2,13 @@
 
 #include <ATen/Parallel.h>
 
-#include <chrono>
 #include <cmath>
 #include <set>
 
 #include <nlohmann/json.hpp>
 
 #include "base/allocator.hpp"
+#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "nn/device.hpp"
 #include "nn/tensor_io.hpp"
@@ -23,10 +23,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t kSamplePictures = 12;
-
-double epoch_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 /// What samples are made of, in memory on every rank.
 struct TrainingData {
