@@ -104,13 +104,28 @@ void read_augment(Reader& r, AugmentSettings& s) {
     r.refuse("random_scale_low", "it is above random_scale_high", "lower it");
 }
 
+void check_swin(Reader& r, const DetectorSettings& s) {
+  if (s.swin_heads.size() != 4) r.refuse("swin_heads", "it must have four numbers", "for example [6, 12, 24, 48]");
+  for (std::size_t i = 0; i < s.swin_heads.size(); ++i) {
+    const std::int64_t width = s.swin_width << i;
+    if (s.swin_heads[i] < 1 || width % s.swin_heads[i] != 0)
+      r.refuse("swin_heads", cat(s.swin_heads[i], " heads do not divide the ", width, " channels of stage ", i),
+               "choose numbers that divide swin_width, doubled each stage");
+  }
+}
+
 void read_detector(Reader& r, DetectorSettings& s) {
-  r.key("backbone", s.backbone, "kind of the backbone", {"resnet"});
+  r.key("backbone", s.backbone, "kind of the backbone", {"resnet", "swin"});
   r.key("backbone_weights", s.backbone_weights, "pretrained backbone; empty: random");
   r.key("depths", s.depths, "blocks of each of the four stages");
   r.key("stem_channels", s.stem_channels, "channels of the stem", {8, 4096});
   r.key("base_width", s.base_width, "bottleneck width of the first stage", {4, 4096});
   r.key("backbone_classes", s.backbone_classes, "rows of its unused classifier; 0: it has none", {0, 1e6});
+  r.key("swin_width", s.swin_width, "channels of Swin's first stage, doubled each stage", {1, 4096});
+  r.key("swin_heads", s.swin_heads, "attention heads of Swin's stages");
+  r.key("swin_window", s.swin_window, "side of Swin's windows, in tokens", {1, 256});
+  r.key("swin_mlp_ratio", s.swin_mlp_ratio, "width of Swin's MLPs over the stage's channels", {0.01, 64});
+  r.key("drop_path", s.drop_path, "chance that Swin's last block is left out, rising from 0", {0, 0.99});
   r.key("fpn_channels", s.fpn_channels, "channels of the feature pyramid", {8, 4096});
   r.key("tower_convs", s.tower_convs, "convolutions of the CenterNet head", {1, 16});
   r.key("group_norm_groups", s.group_norm_groups, "groups of its norms", {1, 256});
@@ -129,6 +144,7 @@ void read_detector(Reader& r, DetectorSettings& s) {
   r.key("nms_threshold", s.nms_threshold, "overlap of suppression within a category", {0, 1});
   r.key("detections_per_image", s.detections_per_image, "most detections an image", {1, 1e5});
   if (s.depths.size() != 4) r.refuse("depths", "it must have four numbers", "for example [3, 4, 6, 3]");
+  if (s.backbone == "swin") check_swin(r, s);
 }
 
 void read_train(Reader& r, TrainSettings& s) {
@@ -146,6 +162,12 @@ void read_train(Reader& r, TrainSettings& s) {
   r.key("warmup_factor", s.warmup_factor, "share of the learning rate at the first step", {0, 1});
   r.key("weight_decay", s.weight_decay, "decoupled, on every parameter", {0, 1});
   r.key("clip_value", s.clip_value, "gradient elements are clamped to +- this", {0, 1e9});
+  r.key("backbone_lr", s.backbone_lr, "factor of lr for the backbone below the pyramid", {0, 1000});
+  r.key("precision", s.precision, "of backbone and pyramid; fp16 with scaled gradients; heads and losses are fp32",
+        {"fp32", "fp16", "bf16"});
+  r.key("activation_checkpointing", s.activation_checkpointing,
+        "compute Swin's blocks again in backward: memory for a quarter more time");
+  r.key("channels_last", s.channels_last, "keep convolutions' maps channels-last in memory");
   r.key("ema", s.ema, "decay of the averaged weights; 0: none", {0, 1});
   r.key("checkpoint_every", s.checkpoint_every, "steps between checkpoints", {1, kMany});
   r.key("keep_checkpoints", s.keep_checkpoints, "newest checkpoints that stay", {1, 1000});
@@ -153,8 +175,9 @@ void read_train(Reader& r, TrainSettings& s) {
   r.key("loader_threads", s.loader_threads, "threads that make samples, each rank", {1, 256});
   r.key("loader_depth", s.loader_depth, "samples in work or waiting, each rank", {1, 4096});
   r.key("init", s.init, "detector weights to start from; empty: backbone_weights only");
-  r.key("init_classes", s.init_classes, "whether init knows these classes, or new ones whose classifier starts anew",
-        {"same", "new"});
+  r.key("init_classes", s.init_classes,
+        "classes of init: same; cut: these, then extra ones that are dropped; new: others, the classifier starts anew",
+        {"same", "cut", "new"});
 }
 
 void read_evaluate(Reader& r, EvaluateSettings& s) {
@@ -162,6 +185,7 @@ void read_evaluate(Reader& r, EvaluateSettings& s) {
   r.key("long_side", s.long_side, "but to no longer long side, px", {16, 8192});
   r.key("batch", s.batch, "images of one forward pass", {1, 1024});
   r.key("use_ema", s.use_ema, "evaluate the averaged weights");
+  r.key("weights", s.weights, "detector to evaluate in place of the trained one (.safetensors, .pth, .pkl)");
 }
 
 void check_names(Reader& root, RunConfig& c) {

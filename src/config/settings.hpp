@@ -81,11 +81,16 @@ struct AugmentSettings {
 
 struct DetectorSettings {
   std::string backbone = "resnet";  // "resnet" | "swin"
-  Path backbone_weights;            // safetensors or .pth; empty: random
+  Path backbone_weights;            // safetensors, .pth or .pkl; empty: random
   std::vector<std::int64_t> depths{3, 4, 6, 3};
   std::int64_t stem_channels = 64;        // resnet
   std::int64_t base_width = 64;           // resnet: bottleneck width of the first stage, doubled each stage
   std::int64_t backbone_classes = 11221;  // resnet: rows of its unused classifier, as in the 21k weights; 0: none
+  std::int64_t swin_width = 192;          // swin: channels of the first stage, doubled each stage (these: Swin-L)
+  std::vector<std::int64_t> swin_heads{6, 12, 24, 48};
+  std::int64_t swin_window = 12;
+  double swin_mlp_ratio = 4.0;
+  double drop_path = 0.3;  // swin: of the last block, from 0 at the first
   std::int64_t fpn_channels = 256;
   std::int64_t tower_convs = 4;  // of the CenterNet head
   std::int64_t group_norm_groups = 32;
@@ -115,20 +120,25 @@ struct TrainSettings {
   double warmup_factor = 1e-4;
   double weight_decay = 1e-4;
   double clip_value = 1.0;
+  double backbone_lr = 1.0;  // factor of lr for what starts from backbone_weights
   double ema = 0.999;
+  std::string precision = "fp32";         // of backbone and pyramid: "fp32" | "fp16" (scaled gradients) | "bf16"
+  bool activation_checkpointing = false;  // swin: blocks are computed again in backward
+  bool channels_last = false;             // memory layout of the convolutions
   std::int64_t checkpoint_every = 5000;
   std::int64_t keep_checkpoints = 2;
   std::int64_t log_every = 20;
   std::int64_t loader_threads = 2;    // per rank
   std::int64_t loader_depth = 8;      // samples in work or waiting, per rank
   Path init;                          // detector weights to start from
-  std::string init_classes = "same";  // "new": they know other classes, the classifier starts anew
+  std::string init_classes = "same";  // "cut": they know extra classes behind these; "new": others, starts anew
 };
 
 struct EvaluateSettings {
   std::int64_t short_side = 800, long_side = 1333;
   std::int64_t batch = 1;
   bool use_ema = true;
+  Path weights;  // a detector to evaluate in place of the trained one; empty: the trained one
 };
 
 struct RunSettings {
