@@ -14,6 +14,7 @@ PACKAGES=(
   openmpi-bin libopenmpi-dev libhdf5-dev libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
   libspdlog-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev libsimdjson-dev libxxhash-dev zlib1g-dev
   libsentencepiece-dev libicu-dev libgtest-dev libbenchmark-dev
+  clang-16 libclang-rt-16-dev
 )
 
 deps="${DIVERGEN_DEPS:-${XDG_CACHE_HOME:-$HOME/.cache}/divergen}"
