@@ -44,17 +44,39 @@ void read_prompts(Reader& r, PromptSettings& s) {
   if (s.kind == "folder" && s.folder.empty()) r.refuse("folder", "it is missing", "name a folder of <id>.txt files");
 }
 
+/// Names of DeepFloyd's lists of time steps (models/diffusion/timesteps.hpp); "": equal steps.
+const std::vector<std::string> kTimestepLists{"",         "fast27",  "smart27", "smart50", "smart100",
+                                              "smart185", "super27", "super40", "super100"};
+
 void read_generator(Reader& r, GeneratorSettings& s) {
-  r.key("kind", s.kind, "the family of the model", {"stable_diffusion"});
+  std::vector<std::string> names;
+  for (const auto& kind : generator_kinds()) names.push_back(kind.name);
+  r.key("kind", s.kind, "the family of the model", names);
+  const auto kind = std::find_if(generator_kinds().begin(), generator_kinds().end(),
+                                 [&](const GeneratorKind& k) { return k.name == s.kind; });
+  s.steps = kind->steps;
+  s.guidance = kind->guidance;
+  s.sampler = kind->samplers.front();
   r.key("weights", s.weights, "the model's folder in its official layout");
   r.key("steps", s.steps, "sampler steps", {1, 1000});
   r.key("guidance", s.guidance, "classifier-free guidance scale", {0, 100});
-  r.key("sampler", s.sampler, "noise sampler", {"dpmpp", "ddim", "pndm", "euler"});
+  r.key("sampler", s.sampler, "noise sampler, one of the kind's", kind->samplers);
   r.key("negative_prompt", s.negative_prompt, "what pictures should not show");
   r.key("size", s.size, "side of a picture, px; 0: the model's own", {0, 4096});
   r.key("batch", s.batch, "items of one forward pass", {1, 4096});
   r.key("samples_per_prompt", s.samples_per_prompt, "pictures of each category and prompt", {1, 1e6});
   r.key("prompts", s.prompts, "names of prompt sources: [prompts.<name>]");
+  r.key("precision", s.precision, "type of weights and arithmetic", {"fp32", "fp16", "bf16"});
+  r.key("device", s.device, "what it runs on; auto: the rank's GPU where there is one", {"auto", "cpu", "cuda"});
+  r.key("free_text_encoder", s.free_text_encoder,
+        "encode all prompts of the plan first, then free the text encoder's memory");
+  r.key("timesteps", s.timesteps, "deepfloyd_if: a named list of time steps in place of equal ones", kTimestepLists);
+  r.key("stage2", s.stage2, "deepfloyd_if: folder of the super-resolution stage; empty: pictures of stage I");
+  r.key("stage2_steps", s.stage2_steps, "deepfloyd_if: sampler steps of stage II", {1, 1000});
+  r.key("stage2_guidance", s.stage2_guidance, "deepfloyd_if: guidance scale of stage II", {0, 100});
+  r.key("stage2_timesteps", s.stage2_timesteps, "deepfloyd_if: named list of time steps of stage II", kTimestepLists);
+  r.key("noise_level", s.noise_level, "deepfloyd_if: noise on the picture that stage II enlarges", {0, 999});
+  r.key("clean_caption", s.clean_caption, "deepfloyd_if: clean prompts as DeepFloyd's own pipeline does");
   if (s.weights.empty()) r.refuse("weights", "it is missing", "name the folder of the model");
   if (s.prompts.empty()) r.refuse("prompts", "it is empty", "name at least one [prompts.<name>]");
 }
@@ -214,6 +236,13 @@ void check_names(Reader& root, RunConfig& c) {
 }
 
 }  // namespace
+
+const std::vector<GeneratorKind>& generator_kinds() {
+  // Steps and guidance: what the paper's two pipelines run with (reference/generation.md §1).
+  static const std::vector<GeneratorKind> kinds{
+      {"stable_diffusion", {"dpmpp", "ddim", "pndm", "euler", "unipc"}, 50, 7.5}, {"deepfloyd_if", {"ddpm"}, 100, 7.0}};
+  return kinds;
+}
 
 RunConfig run_config_of(const Table& table) {
   RunConfig c;

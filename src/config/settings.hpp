@@ -26,18 +26,39 @@ struct PromptSettings {
   std::int64_t limit = 0;  // first so many of a category; 0: all
 };
 
+/// Which samplers a kind of generator knows and what its published pipeline runs with; models::make_generator makes it.
+struct GeneratorKind {
+  std::string name;
+  std::vector<std::string> samplers;  // the first is the default
+  std::int64_t steps = 50;
+  double guidance = 7.5;
+};
+const std::vector<GeneratorKind>& generator_kinds();
+
 struct GeneratorSettings {
   std::string name;  // of the section: [generators.<name>]
   std::string kind = "stable_diffusion";
-  Path weights;  // the model's folder in its official layout
-  std::int64_t steps = 50;
-  double guidance = 7.5;
+  Path weights;             // the model's folder in its official layout
+  std::int64_t steps = 50;  // default: the kind's (generator_kinds), as of guidance and sampler
+  double guidance = 7.5;    // classifier-free
   std::string sampler = "dpmpp";
+  std::string timesteps;  // deepfloyd_if: a named list instead of `steps` equal steps
   std::string negative_prompt;
   std::int64_t size = 0;                // side in px; 0: the model's own
   std::int64_t batch = 16;              // items of one forward pass; part of what decides the bits
   std::int64_t samples_per_prompt = 1;  // pictures of each (category, prompt)
   std::vector<std::string> prompts;     // names of [prompts.<name>]
+  std::string precision = "fp32";       // of weights and arithmetic; DiverGen ran fp16 (reference/generation.md §1)
+  std::string device = "auto";          // "auto": the rank's GPU where there is one
+  bool free_text_encoder = false;       // encode every prompt of the plan first, then give its memory back
+
+  // deepfloyd_if: super-resolution; the defaults are diffusers' (reference/generation.md §1)
+  Path stage2;  // its folder; empty: pictures of stage I
+  std::int64_t stage2_steps = 50;
+  double stage2_guidance = 4.0;
+  std::string stage2_timesteps;
+  std::int64_t noise_level = 250;  // of the picture that stage II starts from
+  bool clean_caption = false;      // DeepFloyd's cleaning of captions; the path that DiverGen took leaves it out
 };
 
 struct PlanSettings {
@@ -77,6 +98,16 @@ struct AugmentSettings {
   std::vector<std::string> blend{"basic"};
   double random_scale_low = 0.05, random_scale_high = 0.3;  // of categories without area statistics
   std::int64_t random_scale_min_size = 3;
+  bool random_scale = false;               // that rule for all categories
+  std::string instance_draw = "category";  // "category" | "instance" | "image" (semantics.md §7.4)
+  std::int64_t self_copy_sources = 1;      // images that a self-copy takes objects from
+  bool self_copy_select = true;            // a random part of each one's objects; else all
+  std::int64_t self_copy_max_objects = 100;
+  bool self_copy_by_repeat_factor = false;                   // sources as often as repeat-factor sampling; else uniform
+  double self_copy_scale_low = 0, self_copy_scale_high = 0;  // of the sources' resize-crop; 0: as the image's
+  bool aspect_grouping = true;  // batches of a rank are all wide or all tall (semantics.md §7.10)
+  std::int64_t image_cache_mb = 256,
+               instance_cache_mb = 128;  // decoded pictures kept, per rank; no result depends on it
 };
 
 struct DetectorSettings {
@@ -109,10 +140,13 @@ struct DetectorSettings {
 struct TrainSettings {
   std::string name;
   std::uint64_t seed = 42;
-  bool use_pool = true;                      // paste generated instances
-  std::vector<std::string> pool_generators;  // only instances of these; empty: all
-  bool pool_extra = true;                    // also instances of extra categories
-  std::int64_t pool_per_category = 0;        // at most so many a category; 0: all
+  bool use_pool = true;                       // paste generated instances
+  std::vector<std::string> pool_generators;   // only instances of these; empty: all
+  std::vector<std::string> pool_frequencies;  // only instances of categories of these groups; empty: all
+  bool pool_extra = true;                     // also instances of extra categories
+  std::int64_t pool_per_category = 0;         // at most so many a category; 0: all
+  std::string self_copy = "off";  // objects of other training images: "also" | "instead" (semantics.md §7.8)
+  double self_copy_chance = 1;    // of each sample
   std::int64_t iterations = 180000;
   std::int64_t batch = 16;  // over all ranks
   double lr = 1e-4;
