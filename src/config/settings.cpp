@@ -28,13 +28,17 @@ void read_data(Reader& r, DataSettings& s) {
   r.key("area_stats", s.area_stats, "JSON: category id -> [mean, deviation] of sqrt(box area / image area)");
 }
 
+void check_frequencies(Reader& r, const char* key, const std::vector<std::string>& groups) {
+  for (const std::string& f : groups)
+    if (f != "r" && f != "c" && f != "f")
+      r.refuse(key, cat("'", f, "' is no frequency group"), "use some of \"r\", \"c\", \"f\"");
+}
+
 void read_plan(Reader& r, PlanSettings& s) {
   r.key("shard_items", s.shard_items, "items of a shard: the unit of claiming, committing and losing", {1, 4096});
   r.key("extra_categories", s.extra_categories, "also generate categories outside the evaluated set");
   r.key("frequencies", s.frequencies, "r, c, f: evaluated categories to generate; empty: all");
-  for (const std::string& f : s.frequencies)
-    if (f != "r" && f != "c" && f != "f")
-      r.refuse("frequencies", cat("'", f, "' is no frequency group"), "use some of \"r\", \"c\", \"f\"");
+  check_frequencies(r, "frequencies", s.frequencies);
 }
 
 void read_prompts(Reader& r, PromptSettings& s) {
@@ -116,6 +120,19 @@ void read_augment(Reader& r, AugmentSettings& s) {
   r.key("random_scale_low", s.random_scale_low, "smallest scale without area statistics", {0, 10});
   r.key("random_scale_high", s.random_scale_high, "largest scale without area statistics", {0, 10});
   r.key("random_scale_min_size", s.random_scale_min_size, "least side without area statistics, px", {1, 1000});
+  r.key("random_scale", s.random_scale, "random scales for all categories, whatever statistics there are");
+  r.key("instance_draw", s.instance_draw,
+        "instances to paste: a category, then one of its own; any of all alike; of the image's categories",
+        {"category", "instance", "image"});
+  r.key("self_copy_sources", s.self_copy_sources, "images that a self-copy takes objects from", {1, 16});
+  r.key("self_copy_select", s.self_copy_select, "a random part of each one's objects; else all of them");
+  r.key("self_copy_max_objects", s.self_copy_max_objects, "taken from each: uniform in [0, this) at most", {1, 1000});
+  r.key("self_copy_by_repeat_factor", s.self_copy_by_repeat_factor, "draw them by repeat factor; else all alike");
+  r.key("self_copy_scale_low", s.self_copy_scale_low, "smallest scale of their resize-crop; 0: scale_low", {0, 100});
+  r.key("self_copy_scale_high", s.self_copy_scale_high, "largest scale of it; 0: scale_high", {0, 100});
+  r.key("aspect_grouping", s.aspect_grouping, "a rank's batch holds wide samples alone, or none");
+  r.key("image_cache_mb", s.image_cache_mb, "MiB of decoded training images kept, if all fit, per rank", {0, 1e6});
+  r.key("instance_cache_mb", s.instance_cache_mb, "MiB of decoded instances kept, per rank", {0, 1e6});
   static const std::set<std::string> kBlends{"basic", "alpha", "gaussian", "poisson"};
   for (const std::string& b : s.blend)
     if (!kBlends.contains(b))
@@ -124,6 +141,9 @@ void read_augment(Reader& r, AugmentSettings& s) {
   if (s.scale_low > s.scale_high) r.refuse("scale_low", "it is above scale_high", "lower it");
   if (s.random_scale_low > s.random_scale_high)
     r.refuse("random_scale_low", "it is above random_scale_high", "lower it");
+  if ((s.self_copy_scale_low > 0) != (s.self_copy_scale_high > 0) || s.self_copy_scale_low > s.self_copy_scale_high)
+    r.refuse("self_copy_scale_low", "with self_copy_scale_high it is no range",
+             "set both, the lower one first, or none");
 }
 
 void check_swin(Reader& r, const DetectorSettings& s) {
@@ -175,8 +195,13 @@ void read_train(Reader& r, TrainSettings& s) {
   s.seed = static_cast<std::uint64_t>(seed);
   r.key("use_pool", s.use_pool, "paste generated instances");
   r.key("pool_generators", s.pool_generators, "only instances of these generators; empty: all");
+  r.key("pool_frequencies", s.pool_frequencies, "only instances of categories of these groups (r, c, f); empty: all");
+  check_frequencies(r, "pool_frequencies", s.pool_frequencies);
   r.key("pool_extra", s.pool_extra, "also paste instances of extra categories");
   r.key("pool_per_category", s.pool_per_category, "at most so many instances a category; 0: all", {0, kMany});
+  r.key("self_copy", s.self_copy, "objects of other training images: not, on top of the pool's, or in their place",
+        {"off", "also", "instead"});
+  r.key("self_copy_chance", s.self_copy_chance, "of a sample to get them", {0, 1});
   r.key("iterations", s.iterations, "optimizer steps", {1, kMany});
   r.key("batch", s.batch, "images of a step over all ranks", {1, 1e6});
   r.key("lr", s.lr, "base learning rate", {0, 10});

@@ -106,8 +106,8 @@ struct AugmentSettings {
   bool self_copy_by_repeat_factor = false;                   // sources as often as repeat-factor sampling; else uniform
   double self_copy_scale_low = 0, self_copy_scale_high = 0;  // of the sources' resize-crop; 0: as the image's
   bool aspect_grouping = true;  // batches of a rank are all wide or all tall (semantics.md §7.10)
-  std::int64_t image_cache_mb = 256,
-               instance_cache_mb = 128;  // decoded pictures kept, per rank; no result depends on it
+  // MiB of decoded pictures that are kept, per rank; no result depends on them
+  std::int64_t image_cache_mb = 256, instance_cache_mb = 128;
 };
 
 struct DetectorSettings {
