@@ -17,6 +17,8 @@ void read_run(Reader& r, RunSettings& s) {
   r.key("ranks", s.ranks, "MPI ranks of a local run; 0: one a core", {0, 1e6});
   r.key("threads_per_rank", s.threads_per_rank, "threads of LibTorch in each rank", {1, 1024});
   r.key("log_level", s.log_level, "lines below it are dropped", {"debug", "info", "warn", "error"});
+  r.key("hook", s.hook, "shell command that is run at the end of every stage");
+  r.key("mail", s.mail, "address that Slurm writes to when a job ends, fails or comes near its time limit");
 }
 
 void read_data(Reader& r, DataSettings& s) {

@@ -180,6 +180,8 @@ struct RunSettings {
   std::int64_t ranks = 0;             // of a local run; 0: one a core
   std::int64_t threads_per_rank = 1;  // of LibTorch
   std::string log_level = "info";
+  std::string hook;  // shell command at the end of every stage (slurm/README.md: what it is told)
+  std::string mail;  // address that Slurm writes to
 };
 
 struct RunConfig {
