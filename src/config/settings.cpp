@@ -34,6 +34,15 @@ void check_frequencies(Reader& r, const char* key, const std::vector<std::string
   for (const std::string& f : groups)
     if (f != "r" && f != "c" && f != "f")
       r.refuse(key, cat("'", f, "' is no frequency group"), "use some of \"r\", \"c\", \"f\"");
+  r.section("quota", [&](Reader& quota) { read_quota(quota, s.quota); });
+}
+
+void read_quota(Reader& r, QuotaSettings& s) {
+  r.key("rare", s.rare, "items of each rare category and generator; 0: prompts x samples_per_prompt", {0, kMany});
+  r.key("common", s.common, "likewise of common categories", {0, kMany});
+  r.key("frequent", s.frequent, "likewise of frequent categories", {0, kMany});
+  r.key("extra", s.extra, "likewise of extra categories", {0, kMany});
+  r.key("file", s.file, "JSON: category id -> items of it, over the groups");
 }
 
 void read_plan(Reader& r, PlanSettings& s) {
@@ -44,15 +53,17 @@ void read_plan(Reader& r, PlanSettings& s) {
 }
 
 void read_prompts(Reader& r, PromptSettings& s) {
-  r.key("kind", s.kind, "where the texts come from", {"template", "folder"});
-  r.key("folder", s.folder, "kind folder: <category id>.txt files, a prompt a line");
+  r.key("kind", s.kind, "where the texts come from", {"template", "folder", "list"});
+  r.key("folder", s.folder, "kind folder: <category id>.txt files, a prompt a line; a folder or a .tar.gz");
   r.key("limit", s.limit, "first so many prompts of a category; 0: all", {0, kMany});
-  if (s.kind == "folder" && s.folder.empty()) r.refuse("folder", "it is missing", "name a folder of <id>.txt files");
+  r.key("text", s.text, "kind template: the sentence, with {name} and {def}; empty: DiverGen's");
+  r.key("texts", s.texts, "kind list: prompts of every category, with {name} and {def}");
+  r.key("file", s.file, "kind list: TOML file, \"<category id or name>\" = [\"a prompt\", ...]");
+  if (s.kind == "folder" && s.folder.empty())
+    r.refuse("folder", "it is missing", "name a folder of <id>.txt files, or a .tar.gz of one");
+  if (s.kind == "list" && s.texts.empty() && s.file.empty())
+    r.refuse("texts", "neither texts nor file is there", "write texts = [\"a photo of a {name}\"], or name a file");
 }
-
-/// Names of DeepFloyd's lists of time steps (models/diffusion/timesteps.hpp); "": equal steps.
-const std::vector<std::string> kTimestepLists{"",         "fast27",  "smart27", "smart50", "smart100",
-                                              "smart185", "super27", "super40", "super100"};
 
 void read_generator(Reader& r, GeneratorSettings& s) {
   std::vector<std::string> names;

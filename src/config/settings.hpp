@@ -21,19 +21,15 @@ struct DataSettings {
 /// One source of prompts; a category's prompts are those of all sources that a generator names.
 struct PromptSettings {
   std::string name;
-  std::string kind = "template";  // "template": DiverGen's sentence; "folder": <id>.txt, one prompt a line
+  /// "template": one sentence; "folder": <id>.txt, one prompt a line (a folder, or a .tar.gz of one); "list": texts for
+  /// every category, and those of a TOML file by category
+  std::string kind = "template";
   Path folder;
-  std::int64_t limit = 0;  // first so many of a category; 0: all
+  std::int64_t limit = 0;          // first so many of a category; 0: all
+  std::string text;                // template: with {name} and {def}; empty: DiverGen's
+  std::vector<std::string> texts;  // list: with {name} and {def}
+  Path file;                       // list: TOML, "<category id or name>" = ["…", …]
 };
-
-/// Which samplers a kind of generator knows and what its published pipeline runs with; models::make_generator makes it.
-struct GeneratorKind {
-  std::string name;
-  std::vector<std::string> samplers;  // the first is the default
-  std::int64_t steps = 50;
-  double guidance = 7.5;
-};
-const std::vector<GeneratorKind>& generator_kinds();
 
 struct GeneratorSettings {
   std::string name;  // of the section: [generators.<name>]
@@ -61,10 +57,18 @@ struct GeneratorSettings {
   bool clean_caption = false;      // DeepFloyd's cleaning of captions; the path that DiverGen took leaves it out
 };
 
+/// Items of each category and generator, spread evenly over its prompts; 0: prompts × samples_per_prompt.
+struct QuotaSettings {
+  std::int64_t rare = 0, common = 0, frequent = 0;  // of evaluated categories, by their frequency group
+  std::int64_t extra = 0;
+  Path file;  // JSON {"<category id>": items}, over the groups
+};
+
 struct PlanSettings {
   std::int64_t shard_items = 64;         // items of a shard: the unit of claiming, committing and losing
   bool extra_categories = true;          // also those outside the evaluated set
   std::vector<std::string> frequencies;  // of evaluated categories; empty: all
+  QuotaSettings quota;
 };
 
 struct AnnotatorSettings {
