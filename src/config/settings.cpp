@@ -34,7 +34,6 @@ void check_frequencies(Reader& r, const char* key, const std::vector<std::string
   for (const std::string& f : groups)
     if (f != "r" && f != "c" && f != "f")
       r.refuse(key, cat("'", f, "' is no frequency group"), "use some of \"r\", \"c\", \"f\"");
-  r.section("quota", [&](Reader& quota) { read_quota(quota, s.quota); });
 }
 
 void read_quota(Reader& r, QuotaSettings& s) {
@@ -50,6 +49,7 @@ void read_plan(Reader& r, PlanSettings& s) {
   r.key("extra_categories", s.extra_categories, "also generate categories outside the evaluated set");
   r.key("frequencies", s.frequencies, "r, c, f: evaluated categories to generate; empty: all");
   check_frequencies(r, "frequencies", s.frequencies);
+  r.section("quota", [&](Reader& quota) { read_quota(quota, s.quota); });
 }
 
 void read_prompts(Reader& r, PromptSettings& s) {
@@ -64,6 +64,10 @@ void read_prompts(Reader& r, PromptSettings& s) {
   if (s.kind == "list" && s.texts.empty() && s.file.empty())
     r.refuse("texts", "neither texts nor file is there", "write texts = [\"a photo of a {name}\"], or name a file");
 }
+
+/// Names of DeepFloyd's lists of time steps (models/diffusion/timesteps.hpp); "": equal steps.
+const std::vector<std::string> kTimestepLists{"",         "fast27",  "smart27", "smart50", "smart100",
+                                              "smart185", "super27", "super40", "super100"};
 
 void read_generator(Reader& r, GeneratorSettings& s) {
   std::vector<std::string> names;

@@ -31,6 +31,15 @@ struct PromptSettings {
   Path file;                       // list: TOML, "<category id or name>" = ["…", …]
 };
 
+/// Which samplers a kind of generator knows and what its published pipeline runs with; models::make_generator makes it.
+struct GeneratorKind {
+  std::string name;
+  std::vector<std::string> samplers;  // the first is the default
+  std::int64_t steps = 50;
+  double guidance = 7.5;
+};
+const std::vector<GeneratorKind>& generator_kinds();
+
 struct GeneratorSettings {
   std::string name;  // of the section: [generators.<name>]
   std::string kind = "stable_diffusion";
