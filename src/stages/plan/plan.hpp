@@ -21,6 +21,7 @@ struct PlanCategory {
   std::string frequency;                                    // "r", "c", "f"
   bool is_extra = false;                                    // outside the evaluated set
   std::map<std::string, std::vector<std::string>> prompts;  // of each source that has some for this category
+  std::int64_t quota = 0;                                   // items of each generator; 0: prompts × samples_per_prompt
 };
 
 struct PlanGenerator {
@@ -67,20 +68,14 @@ struct Plan {
   std::vector<Range> ranges_;
 };
 
-/// A category without prompts in a generator's sources has no items of that generator. Throws Error(Config) when a
-/// generator has nothing to make, or two generators or categories share a name or id.
+/// A category with a quota has exactly that many items of a generator, spread over its prompts as evenly as whole
+/// numbers allow, the first prompts first; without one, samples_per_prompt of each. An item that two plans share is the
+/// same in both. A category without prompts in a generator's sources has no items of that generator. Throws
+/// Error(Config) when a generator has nothing to make, or two generators or categories share a name or id.
 Plan make_plan(const PlanInput& input);
 
 void write_plan(const Plan& plan, const Path& file);
 /// Throws Error(Data) when the file is damaged.
 Plan read_plan(const Path& file);
-
-/// DiverGen's manual template (reference/semantics.md §2): "a photo of a single {name}, {def}, in a white background",
-/// underscores of the name as spaces. The clause of a missing definition is left out.
-std::string template_prompt(std::string_view name, std::string_view definition);
-
-/// Prompts of a category from a folder of "<id>.txt" files, one a line; empty lines are skipped, and duplicates too
-/// (the published files hold 342). Empty when there is no file.
-std::vector<std::string> read_prompts(const Path& folder, std::int32_t category_id);
 
 }  // namespace divergen::stages

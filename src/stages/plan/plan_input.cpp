@@ -1,10 +1,15 @@
 #include "stages/plan/plan_input.hpp"
 
 #include <algorithm>
+#include <charconv>
+#include <map>
+
+#include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "stages/plan/categories.hpp"
+#include "stages/plan/prompts.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -15,21 +20,42 @@ bool is_wanted(const CategoryInfo& category, const config::PlanSettings& setting
   return groups.empty() || std::find(groups.begin(), groups.end(), category.frequency) != groups.end();
 }
 
-void check_folders(const config::RunConfig& config) {
-  for (const auto& source : config.prompts)
-    if (source.kind == "folder" && !std::filesystem::is_directory(source.folder))
-      fail(ErrorKind::Io, {"a folder of prompts is missing", source.folder.string(), "there is no such folder",
-                           cat("correct prompts.", source.name, ".folder, or unpack the prompts there")});
-}
+/// Items of a category: its group's, unless the quota file names the category.
+class Quotas {
+ public:
+  explicit Quotas(const config::QuotaSettings& settings) : settings_(settings) {
+    if (!settings.file.empty()) read(settings.file);
+  }
 
-std::vector<std::string> prompts_of(const CategoryInfo& category, const config::PromptSettings& source) {
-  std::vector<std::string> prompts = source.kind == "folder"
-                                         ? read_prompts(source.folder, category.id)
-                                         : std::vector{template_prompt(category.name, category.definition)};
-  if (source.limit > 0 && prompts.size() > static_cast<std::size_t>(source.limit))
-    prompts.resize(static_cast<std::size_t>(source.limit));
-  return prompts;
-}
+  std::int64_t of(const CategoryInfo& category) const {
+    if (const auto found = own_.find(category.id); found != own_.end()) return found->second;
+    if (category.is_extra) return settings_.extra;
+    if (category.frequency == "r") return settings_.rare;
+    if (category.frequency == "c") return settings_.common;
+    return category.frequency == "f" ? settings_.frequent : 0;
+  }
+
+ private:
+  void read(const Path& file) {
+    const auto refuse = [&](const std::string& object, const char* why) {
+      fail(ErrorKind::Data,
+           {"the file of quotas cannot be used", object, why, R"(write {"<category id>": items, ...})"});
+    };
+    const auto json = nlohmann::json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object()) refuse(file.string(), "it is no JSON object");
+    for (const auto& [key, value] : json.items()) {
+      std::int32_t id = -1;
+      const auto [end, problem] = std::from_chars(key.data(), key.data() + key.size(), id);
+      if (problem != std::errc{} || end != key.data() + key.size() || id < 0)
+        refuse(cat(file.string(), ", key '", key, "'"), "it is no category id");
+      if (!value.is_number_unsigned()) refuse(cat(file.string(), ", key '", key, "'"), "its value is no whole number");
+      own_[id] = value.get<std::int64_t>();
+    }
+  }
+
+  const config::QuotaSettings& settings_;
+  std::map<std::int32_t, std::int64_t> own_;
+};
 
 }  // namespace
 
@@ -38,7 +64,8 @@ PlanInput plan_input(const config::RunConfig& config) {
   if (file.empty())
     fail(ErrorKind::Config, {"no category file is named", "data.categories", "it is missing",
                              "add categories = \"<file>.json\" under [data]"});
-  check_folders(config);
+  std::vector<PromptSource> sources(config.prompts.begin(), config.prompts.end());
+  const Quotas quotas(config.plan.quota);
   PlanInput input;
   input.seed = config.seed;
   input.shard_items = static_cast<std::int32_t>(config.plan.shard_items);
@@ -49,10 +76,10 @@ PlanInput plan_input(const config::RunConfig& config) {
   std::size_t without_prompt = 0;
   for (const CategoryInfo& info : read_categories(file)) {
     if (!is_wanted(info, config.plan)) continue;
-    PlanCategory category{info.id, info.name, info.frequency, info.is_extra, {}};
-    for (const auto& source : config.prompts)
-      if (auto prompts = prompts_of(info, source); !prompts.empty())
-        category.prompts.emplace(source.name, std::move(prompts));
+    PlanCategory category{info.id, info.name, info.frequency, info.is_extra, {}, quotas.of(info)};
+    for (const auto& source : sources)
+      if (auto prompts = source.prompts_of(info); !prompts.empty())
+        category.prompts.emplace(source.settings().name, std::move(prompts));
     without_prompt += category.prompts.empty() ? 1 : 0;
     input.categories.push_back(std::move(category));
   }

@@ -10,6 +10,7 @@
 #include "miniworld/pictures.hpp"
 #include "miniworld/scenes.hpp"
 #include "stages/plan/plan.hpp"
+#include "stages/plan/prompts.hpp"
 #include "store/library.hpp"
 #include "store/table.hpp"
 
@@ -61,7 +62,7 @@ Plan make_synthetic_plan() {
   input.seed = 7;
   for (const auto* c : chosen_categories()) {
     PlanCategory category{c->id, c->name, c->frequency, c->is_extra, {}};
-    category.prompts = {{"manual", {template_prompt(c->name, c->definition)}}};
+    category.prompts = {{"manual", {expand_prompt(kManualTemplate, c->name, c->definition)}}};
     input.categories.push_back(category);
   }
   input.generators = {{"sd", kPicturesEach, {"manual"}}};

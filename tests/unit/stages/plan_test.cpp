@@ -1,12 +1,18 @@
 #include "stages/plan/plan.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "base/error.hpp"
+#include "support/fixtures.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -116,10 +122,62 @@ TEST(Plan, RefusesAGeneratorWithoutAnyPrompt) {
   EXPECT_THROW(make_plan(input), Error);
 }
 
-TEST(Plan, WritesTheManualTemplateAsPublished) {
-  EXPECT_EQ(template_prompt("aerosol_can", "a dispenser"),
-            "a photo of a single aerosol can, a dispenser, in a white background");
-  EXPECT_EQ(template_prompt("dog", ""), "a photo of a single dog, in a white background");
+TEST(Plan, AQuotaIsSpreadOverThePromptsAndKeepsItems) {
+  PlanInput input = two_by_two();
+  const auto before = seeds_by_id(make_plan(input));
+  input.categories[0].quota = 5;  // two prompts: three samples and two
+  input.categories[1].quota = 1;
+
+  const Plan plan = make_plan(input);
+
+  std::map<std::tuple<std::int32_t, std::string, std::string>, int> counts;
+  for (std::size_t i = 0; i < plan.size(); ++i)
+    ++counts[{plan.generator[i], plan.categories[static_cast<std::size_t>(plan.category[i])].name,
+              plan.prompts[static_cast<std::size_t>(plan.prompt[i])]}];
+  EXPECT_EQ((counts[{0, "cat", "a cat"}]), 3);
+  EXPECT_EQ((counts[{0, "cat", "one cat"}]), 2);
+  EXPECT_EQ((counts[{1, "cat", "a cat"}]), 3);
+  EXPECT_EQ((counts[{0, "koala", "a koala"}]), 1);
+  EXPECT_EQ(plan.size(), 2u * (5 + 1));
+  std::size_t shared = 0;
+  for (const auto& [id, seed] : seeds_by_id(plan)) {
+    const auto found = before.find(id);
+    if (found == before.end()) continue;
+    EXPECT_EQ(found->second, seed);
+    ++shared;
+  }
+  EXPECT_EQ(shared, 4u + 1u + 2u + 1u);  // of sd: both cat prompts twice, one koala; of if: both cats, one koala
+}
+
+// The id of reference/reliability.md: 100,000 categories and 10 million items, one category with nothing and one with a
+// million. The default is a tenth; DIVERGEN_FULL=1 runs it whole (and says what it took).
+TEST(Plan, ManyCategories) {
+  const bool is_full = std::getenv("DIVERGEN_FULL") != nullptr;
+  const std::int32_t categories = is_full ? 100'000 : 10'000;
+  const std::int64_t large = is_full ? 1'000'000 : 100'000;
+  PlanInput input;
+  input.generators = {{"sd", 10, {"manual"}}};
+  for (std::int32_t id = 1; id <= categories; ++id) {
+    PlanCategory category{id, cat("category_", id), "c", false, {}, 0};
+    for (int p = 0; p < 9 && id > 1; ++p) category.prompts["manual"].push_back(cat("picture ", p, " of thing ", id));
+    if (id == categories) category.quota = large;
+    input.categories.push_back(std::move(category));
+  }
+  const auto start = std::chrono::steady_clock::now();
+
+  const Plan plan = make_plan(input);
+  const test::TemporaryFolder folder;
+  write_plan(plan, folder / "plan.h5");
+  const Plan again = read_plan(folder / "plan.h5");
+
+  EXPECT_EQ(plan.size(), static_cast<std::size_t>((categories - 2) * std::int64_t{90} + large));
+  EXPECT_EQ(again.hash(), plan.hash());
+  rusage used{};
+  getrusage(RUSAGE_SELF, &used);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::printf("%zu items of %d categories: %.1f s, %.2f GB\n", plan.size(), categories, seconds,
+              static_cast<double>(used.ru_maxrss) / (1 << 20));
+  EXPECT_LT(used.ru_maxrss, 2 << 20) << "kilobytes";
 }
 
 }  // namespace divergen::stages
