@@ -23,6 +23,8 @@ find_package(simdjson REQUIRED)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 pkg_check_modules(ICU REQUIRED IMPORTED_TARGET icu-uc icu-i18n)
+pkg_check_modules(DEFLATE REQUIRED IMPORTED_TARGET libdeflate)
+pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto)
 pkg_check_modules(TOMLPP REQUIRED IMPORTED_TARGET tomlplusplus)
 
 function(divergen_dep name)
@@ -44,6 +46,8 @@ divergen_dep(xxhash PkgConfig::XXHASH)
 divergen_dep(sentencepiece PkgConfig::SENTENCEPIECE)
 divergen_dep(icu PkgConfig::ICU)
 divergen_dep(toml PkgConfig::TOMLPP)
+divergen_dep(deflate PkgConfig::DEFLATE)
+divergen_dep(crypto PkgConfig::CRYPTO)
 # Open MPI's C++ bindings are not used, and their headers are slow and noisy.
 target_compile_definitions(divergen_dep_mpi INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
 

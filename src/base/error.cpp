@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "base/system_error.hpp"
+
 namespace divergen {
 namespace {
 
@@ -65,10 +67,11 @@ void fail(ErrorKind kind, ErrorText text, std::source_location where) { throw Er
 
 void fail_errno(std::string what, std::string object, int error_number, std::source_location where) {
   const bool full = error_number == ENOSPC || error_number == EDQUOT;
-  fail(full ? ErrorKind::NoSpace : ErrorKind::Io,
-       {std::move(what), std::move(object), std::strerror(error_number),
-        full ? "free some space or choose another folder, then run the same command again: it continues" : ""},
-       where);
+  throw SystemError(
+      full ? ErrorKind::NoSpace : ErrorKind::Io,
+      {std::move(what), std::move(object), std::strerror(error_number),
+       full ? "free some space or choose another folder, then run the same command again: it continues" : ""},
+      error_number, where);
 }
 
 void check_failed(const char* condition, const std::string& message, std::source_location where) {

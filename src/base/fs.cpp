@@ -9,6 +9,8 @@
 #include <cerrno>
 
 #include "base/error.hpp"
+#include "base/fault.hpp"
+#include "base/system_error.hpp"
 
 namespace divergen {
 namespace {
@@ -28,12 +30,16 @@ class Descriptor {
   }
   int get() const { return fd_; }
   void sync() {
-    if (::fsync(fd_) != 0) fail_errno("cannot flush to disk", path_.string(), errno);
+    int result = 0;
+    do result = ::fsync(fd_);
+    while (result != 0 && errno == EINTR);
+    if (result != 0) fail_errno("cannot flush to disk", path_.string(), errno);
   }
   void close() {
     const int fd = fd_;
     fd_ = -1;
-    if (::close(fd) != 0) fail_errno("cannot close", path_.string(), errno);
+    // After EINTR the descriptor is gone all the same on Linux; what it held is flushed by the commit's own fsync.
+    if (::close(fd) != 0 && errno != EINTR) fail_errno("cannot close", path_.string(), errno);
   }
 
  private:
@@ -83,25 +89,36 @@ Path part_name(const Path& path) {
 }
 
 void write_file_atomic(const Path& path, std::string_view bytes) {
-  const Path part = part_name(path);
-  try {
-    Descriptor file(part, O_WRONLY | O_CREAT | O_EXCL, 0644, "cannot create");
-    write_all(file.get(), bytes, part);
-    file.close();
-    commit_file(part, path);
-  } catch (...) {
-    remove_quietly(part);
-    throw;
-  }
+  with_retries("writing " + path.string(), [&] {
+    const Path part = part_name(path);
+    try {
+      Descriptor file(part, O_WRONLY | O_CREAT | O_EXCL, 0644, "cannot create");
+      fault::reach("file.created");
+      write_all(file.get(), bytes, part);
+      fault::reach("file.written");
+      file.close();
+      commit_file(part, path);
+    } catch (...) {
+      remove_quietly(part);
+      throw;
+    }
+  });
 }
 
 void commit_file(const Path& part, const Path& path) {
   try {
+    fault::reach("commit.before_sync");
     Descriptor file(part, O_RDONLY, 0, "cannot reopen");
     file.sync();
     file.close();
-    if (::rename(part.c_str(), path.c_str()) != 0) fail_errno("cannot publish", path.string(), errno);
+    fault::reach("commit.synced");
+    int result = 0;
+    do result = ::rename(part.c_str(), path.c_str());
+    while (result != 0 && errno == EINTR);
+    if (result != 0) fail_errno("cannot publish", path.string(), errno);
+    fault::reach("commit.renamed");
     fsync_folder(folder_of(path));
+    fault::reach("commit.folder_synced");
   } catch (...) {
     remove_quietly(part);
     throw;
@@ -116,9 +133,11 @@ void make_folder(const Path& path) {
 
 void fsync_folder(const Path& path) {
   Descriptor folder(path, O_RDONLY | O_DIRECTORY, 0, "cannot open the folder");
+  int result = 0;
+  do result = ::fsync(folder.get());
+  while (result != 0 && errno == EINTR);
   // Some network file systems refuse fsync on a folder; the rename itself is atomic there.
-  if (::fsync(folder.get()) != 0 && errno != EINVAL && errno != ENOTSUP)
-    fail_errno("cannot flush the folder", path.string(), errno);
+  if (result != 0 && errno != EINVAL && errno != ENOTSUP) fail_errno("cannot flush the folder", path.string(), errno);
 }
 
 void remove_quietly(const Path& path) noexcept {
@@ -146,6 +165,7 @@ std::uint64_t free_bytes(const Path& path) {
 
 void append_line(const Path& path, std::string_view line) {
   Descriptor file(path, O_WRONLY | O_CREAT | O_APPEND, 0644, "cannot open");
+  fault::reach("journal.append");
   std::string whole(line);
   whole += '\n';
   write_all(file.get(), whole, path);

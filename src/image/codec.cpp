@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "image/cv.hpp"
+#include "image/png.hpp"
 
 namespace divergen::image {
 namespace {
@@ -57,6 +58,30 @@ cv::Mat with_channels(const cv::Mat& mat, Channels wanted) {
   return out;
 }
 
+/// RGB(A) or grey as read by png::decode(), with the channels that are asked for.
+Image with_channels(Image image, Channels wanted) {
+  const int have = image.channels;
+  if (wanted == Channels::AsStored || (wanted == Channels::Rgb && have == 3) ||
+      (wanted == Channels::Rgba && have == 4) || (wanted == Channels::Grey && have == 1))
+    return image;
+  if (wanted == Channels::Rgb) return to_rgb(image);
+  if (wanted == Channels::Rgba) {
+    Image out(image.height, image.width, 4, 255);
+    const auto step = static_cast<std::size_t>(have);
+    const std::size_t count = image.pixels.size() / step, green = step == 1 ? 0 : 1, blue = step == 1 ? 0 : 2;
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::uint8_t* from = image.pixels.data() + i * step;
+      out.pixels[4 * i] = from[0];
+      out.pixels[4 * i + 1] = from[green];
+      out.pixels[4 * i + 2] = from[blue];
+    }
+    return out;
+  }
+  cv::Mat grey;
+  cv::cvtColor(view(image), grey, have == 3 ? cv::COLOR_RGB2GRAY : cv::COLOR_RGBA2GRAY);
+  return copy_of(grey);
+}
+
 std::string encode(const Image& image, const char* extension, const std::vector<int>& parameters) {
   DIVERGEN_CHECK(!image.empty());
   cv::Mat mat = view(image), swapped;
@@ -77,6 +102,9 @@ Decoded decode(std::string_view bytes, Channels channels, bool apply_exif) {
   if (size->width <= 0 || size->height <= 0 || size->width * size->height > kMaxPixels)
     return {std::nullopt,
             cat("its header claims ", size->width, "x", size->height, " pixels, more than the limit of 2^26")};
+  // The reader below takes colours and alpha from the file; OpenCV's way with EXIF drops alpha and mixes grey itself.
+  if (png && (!apply_exif || channels == Channels::Rgb))
+    if (auto image = png::decode(bytes, kMaxPixels)) return {with_channels(std::move(*image), channels), ""};
   try {
     const cv::Mat raw(1, static_cast<int>(bytes.size()), CV_8U, const_cast<char*>(bytes.data()));
     int mode = cv::IMREAD_UNCHANGED;
@@ -91,9 +119,7 @@ Decoded decode(std::string_view bytes, Channels channels, bool apply_exif) {
   }
 }
 
-std::string encode_png(const Image& image, int level) {
-  return encode(image, ".png", {cv::IMWRITE_PNG_COMPRESSION, level});
-}
+std::string encode_png(const Image& image, int level) { return png::encode(image, level); }
 std::string encode_jpeg(const Image& image, int quality) {
   return encode(image, ".jpg", {cv::IMWRITE_JPEG_QUALITY, quality});
 }

@@ -49,8 +49,10 @@ enum class Channels { AsStored, Rgb, Rgba, Grey };
 /// 2^26 pixels are refused before decoding (reference/reliability.md §2). EXIF rotation is applied when asked for.
 Decoded decode(std::string_view bytes, Channels channels = Channels::Rgb, bool apply_exif = false);
 
-/// level 0..9: zlib effort; 1 is OpenCV's fast default. Lossless, deterministic on one machine.
-std::string encode_png(const Image& image, int level = 1);
+/// The level at which cut-outs are no larger than Pillow makes them, at several times its speed (tests/bench/store.py).
+inline constexpr int kPngLevel = 5;
+/// level 0..12: libdeflate's effort. Lossless; the same bytes for the same pixels on any machine.
+std::string encode_png(const Image& image, int level = kPngLevel);
 std::string encode_jpeg(const Image& image, int quality);
 
 Image to_rgb(const Image& image);  // grey is repeated, alpha is dropped

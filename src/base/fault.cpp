@@ -1,0 +1,102 @@
+#include "base/fault.hpp"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+#include "base/error.hpp"
+#include "base/text.hpp"
+
+namespace divergen::fault {
+namespace {
+
+struct Armed {
+  std::mutex mutex;
+  std::string point;
+  Action action = Action::Kill;
+  std::int64_t left = 0;
+};
+Armed& armed() {
+  static Armed one;
+  return one;
+}
+
+bool arm_from_environment() {
+  const char* text = std::getenv("DIVERGEN_FAULT");
+  if (text == nullptr || *text == '\0') return false;
+  try {
+    arm(std::string_view(text));
+  } catch (const Error& error) {
+    // Before main(): there is nobody to catch it, and a test that asks for a fault must not pass without one.
+    std::fprintf(stderr, "%s\n", error.what());
+    ::_exit(exit_code(error.kind()));
+  }
+  return true;
+}
+
+}  // namespace
+
+namespace detail {
+std::atomic<bool> is_armed{arm_from_environment()};
+
+void reach(const char* point) {
+  Action action;
+  {
+    Armed& one = armed();
+    const std::lock_guard lock(one.mutex);
+    if (one.point != point || --one.left != 0) return;
+    action = one.action;
+    is_armed = false;
+  }
+  switch (action) {
+    case Action::Kill:
+      ::kill(::getpid(), SIGKILL);
+      ::pause();
+      break;
+    case Action::Pause:
+      std::this_thread::sleep_for(std::chrono::seconds(10));
+      break;
+    case Action::Fail:
+      fail_errno("a fault was asked for", point, EIO);
+  }
+}
+}  // namespace detail
+
+void arm(std::string point, Action action, std::int64_t hit) {
+  DIVERGEN_CHECK(!point.empty() && hit >= 1, point, " ", hit);
+  Armed& one = armed();
+  const std::lock_guard lock(one.mutex);
+  one.point = std::move(point);
+  one.action = action;
+  one.left = hit;
+  detail::is_armed = true;
+}
+
+void arm(std::string_view text) {
+  const std::vector<std::string> parts = split(text, ':');
+  const auto refuse = [&](const std::string& why) {
+    fail(ErrorKind::Usage,
+         {"DIVERGEN_FAULT cannot be read", std::string(text), why, "write point:kill|fail|pause[:hit]"});
+  };
+  if (parts.size() < 2 || parts.size() > 3 || parts[0].empty()) refuse("it has not two or three parts");
+  Action action = Action::Kill;
+  if (parts[1] == "fail") {
+    action = Action::Fail;
+  } else if (parts[1] == "pause") {
+    action = Action::Pause;
+  } else if (parts[1] != "kill") {
+    refuse(cat("'", parts[1], "' is no action"));
+  }
+  const std::int64_t hit = parts.size() == 3 ? std::atoll(parts[2].c_str()) : 1;
+  if (hit < 1) refuse(cat("'", parts[2], "' is no positive number"));
+  arm(parts[0], action, hit);
+}
+
+void disarm() { detail::is_armed = false; }
+
+}  // namespace divergen::fault
