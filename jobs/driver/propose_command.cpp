@@ -68,7 +68,7 @@ void add_propose_command(CLI::App& app, Action& action) {
   auto* command = app.add_subcommand(
       "propose",
       "extra categories from WordNet: the synsets of a list that are far from every evaluated category\n\n"
-      "Example: divergen propose imagenet_synsets.txt --out categories.json\n"
+      "Example: divergen propose data/imagenet/synsets.txt --out categories.json\n"
       "Needs WordNet's database files: apt-get install wordnet-base");
   command->add_option("synsets", o->synsets, "list of synsets: tench.n.01 or ImageNet's n01440764, one a line, or JSON")
       ->required();
