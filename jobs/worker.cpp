@@ -2,13 +2,20 @@
 
 #include <ATen/Parallel.h>
 
+#include <cstdlib>
+#include <optional>
+
 #include <CLI/CLI.hpp>
 
 #include "base/allocator.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
+#include "base/stop.hpp"
+#include "base/text.hpp"
+#include "base/walltime.hpp"
 #include "stages/annotate/annotate.hpp"
 #include "stages/common/context.hpp"
+#include "stages/common/watch.hpp"
 #include "stages/evaluate/evaluate.hpp"
 #include "stages/filter/filter.hpp"
 #include "stages/generate/generate.hpp"
@@ -39,7 +46,40 @@ const config::TrainSettings& training_of(const config::RunConfig& config, const 
        {"there is no such training", name, "the configuration does not name it", "use a name of its [[trainings]]"});
 }
 
-void run_stage(const Options& o, comm::World& world) {
+// Ranks that were asked to stop leave together; one that does not come to its end is not waited for any longer
+// (reference/reliability.md §3).
+constexpr double kLeaveSeconds = 15;
+
+/// Collective. Rank 0 asks Slurm once and tells the others, whose wall clocks may differ.
+void start_job_clock(comm::World& world) {
+  const double left = world.is_root() ? ask_seconds_left() : 0;
+  const std::string told = world.broadcast_text(cat(left));
+  job_clock().set_seconds_left(std::strtod(told.c_str(), nullptr));
+  if (world.is_root() && left < WalltimeClock::kForever)
+    log::info("the job's time limit is ", human_seconds(std::max(0.0, left)), " away");
+}
+
+/// Collective: leaves a note of why the ranks stopped, for status and the batch script.
+void note_stop(const StopCondition& stop, comm::World& world, const std::optional<stages::Heartbeat>& heartbeat) {
+  const auto reason = static_cast<StopReason>(world.max(static_cast<std::int64_t>(stop.reason())));
+  if (!world.is_root() || reason == StopReason::None) return;
+  log::warn("stopping because of ", to_string(reason));
+  heartbeat->note_stop(to_string(reason));
+}
+
+void call_stage(const Options& o, const stages::RunContext& context) {
+  if (o.stage == "plan") return stages::run_plan(context);
+  if (o.stage == "generate") return stages::run_generate(context);
+  if (o.stage == "annotate") return stages::run_annotate(context);
+  if (o.stage == "filter") return stages::run_filter(context);
+  if (o.stage == "pool") return stages::run_pool(context);
+  if (o.stage == "train") return stages::run_train(context, training_of(context.config, o.training));
+  if (o.stage == "evaluate") return stages::run_evaluate(context, training_of(context.config, o.training));
+  fail(ErrorKind::Usage,
+       {"there is no such stage", o.stage, "", "use plan, generate, annotate, filter, pool, train or evaluate"});
+}
+
+void run_stage(const Options& o, comm::World& world, LeaveGuard& guard) {
   const config::RunConfig config = config::read_run_config(o.config, o.overrides);
   const stages::RunDirectory dir(config.run.dir);
   const std::string label = o.training.empty() ? o.stage : o.stage + "." + o.training;
@@ -47,18 +87,31 @@ void run_stage(const Options& o, comm::World& world) {
   log::init({world.rank(), (dir.root() / "logs" / cat(label, ".rank-", world.rank(), ".log")).string(),
              level_of(config.run.log_level)});
   at::set_num_threads(static_cast<int>(config.run.threads_per_rank));
-  const Path stop_file = dir.stop_file();
-  stages::RunContext context{config, dir, world,
-                             [stop_file] { return stop_signalled() || std::filesystem::exists(stop_file); }};
-  if (o.stage == "plan") return stages::run_plan(context);
-  if (o.stage == "generate") return stages::run_generate(context);
-  if (o.stage == "annotate") return stages::run_annotate(context);
-  if (o.stage == "filter") return stages::run_filter(context);
-  if (o.stage == "pool") return stages::run_pool(context);
-  if (o.stage == "train") return stages::run_train(context, training_of(config, o.training));
-  if (o.stage == "evaluate") return stages::run_evaluate(context, training_of(config, o.training));
-  fail(ErrorKind::Usage,
-       {"there is no such stage", o.stage, "", "use plan, generate, annotate, filter, pool, train or evaluate"});
+  start_job_clock(world);
+  // Rank 0 alone looks for the stop file and writes what others watch: the ranks of a large job would flood the file
+  // system with it. One rank that stops is enough.
+  StopCondition stop(world.is_root() ? dir.stop_file() : Path());
+  stages::RunContext context{config, dir, world, [&stop] { return stop(); }};
+  std::optional<stages::Heartbeat> heartbeat;
+  if (world.is_root()) {
+    heartbeat.emplace(dir, label, world.size(), world.host());
+    context.report_progress = [&heartbeat](const comm::ProgressView& view) { (*heartbeat)(view); };
+    guard.before_leaving([&heartbeat](std::string_view reason) { heartbeat->note_stop(reason); });
+  }
+  try {
+    call_stage(o, context);
+  } catch (const Error& error) {
+    guard.before_leaving(nullptr);
+    if (error.kind() == ErrorKind::Stopped) {
+      guard.leave_within(kLeaveSeconds);
+      note_stop(stop, world, heartbeat);
+    }
+    throw;
+  } catch (...) {
+    guard.before_leaving(nullptr);
+    throw;
+  }
+  guard.before_leaving(nullptr);
 }
 
 }  // namespace
@@ -66,6 +119,7 @@ void run_stage(const Options& o, comm::World& world) {
 int main(int argc, char** argv) {
   keep_freed_memory();
   install_stop_signals();
+  LeaveGuard guard;  // outlives the World, whose end waits for the other ranks
   comm::World world(&argc, &argv);
   CLI::App app{"One stage of a run, on all ranks.\n\nExample: mpirun -n 2 divergen-worker generate configs/mini.toml"};
   Options o;
@@ -81,7 +135,7 @@ int main(int argc, char** argv) {
   }
   int code = 0;
   try {
-    run_stage(o, world);
+    run_stage(o, world, guard);
     return 0;
   } catch (const Error& error) {
     code = exit_code(error.kind());

@@ -1,8 +1,9 @@
 #pragma once
-// Being asked to stop. Slurm warns a job of its end with a signal (sbatch --signal=B:USR1@300), mpirun passes USR1,
+// Being asked to stop. Slurm warns a job of its end with a signal (sbatch --signal=B:USR2@300), mpirun passes USR1,
 // USR2 and TERM on to its ranks, and people press Ctrl-C: all of it becomes one flag, which stages look at between
 // items, so that they commit what they have and leave with exit code 75.
 
+#include <optional>
 #include <string_view>
 
 namespace divergen {
@@ -16,5 +17,8 @@ void install_stop_signals();
 bool stop_signalled();
 /// The name of the first that came, "SIGUSR1", or "" when none has.
 std::string_view stop_signal_name();
+/// Seconds since the first SIGTERM, after which a launcher will kill before long; nothing when none has come. Other
+/// signals ask, and leave time.
+std::optional<double> seconds_since_term();
 
 }  // namespace divergen

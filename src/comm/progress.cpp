@@ -96,7 +96,7 @@ struct Progress::Reporter {
   bool finishing = false, stopping = false;  // by the mutex
 
   const Clock::time_point start = Clock::now();
-  Clock::time_point next_line, next_sample;
+  Clock::time_point next_line, next_sample, next_observation;
   std::deque<std::pair<Clock::time_point, std::int64_t>> samples;  // items of this start, over the window
   std::size_t shown = 0;                                           // characters of the line on the terminal
 
@@ -129,6 +129,11 @@ void Progress::Reporter::run() {
       if (stopping) return;
     }
     const auto now = Clock::now();
+    if (options.observer && (done || now >= next_observation)) {
+      options.observer(view(now, done));
+      next_observation =
+          now + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.observer_interval));
+    }
     if (!done && now < next_line) continue;
     show(progress_line(view(now, done)), done);
     next_line = now + interval;

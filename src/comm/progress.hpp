@@ -17,6 +17,8 @@
 
 namespace divergen::comm {
 
+struct ProgressView;
+
 struct ProgressOptions {
   /// Seconds from now until the job must end; 0: unknown. Shown beside the time that the rest will take.
   double walltime_left = 0;
@@ -26,6 +28,10 @@ struct ProgressOptions {
   bool terminal = stderr_is_terminal();
   /// Where lines go; empty: stderr (terminal) or log::info (plain). For tests. Called by one thread of rank 0.
   std::function<void(std::string_view)> sink;
+  /// Told how far the stage is, every few seconds and at its end, by the same thread; for files that others watch. It
+  /// must not throw.
+  std::function<void(const ProgressView&)> observer;
+  double observer_interval = 5;  // seconds
 
   static bool stderr_is_terminal();
 };

@@ -76,7 +76,9 @@ World::World(int* argc, char*** argv) {
   check(MPI_Comm_free(&node), "start");
   char name[256] = "unknown";
   gethostname(name, sizeof(name) - 1);
-  host_ = name;
+  // Slurm's own name of the node is the one to drain or to exclude.
+  const char* node_name = std::getenv("SLURMD_NODENAME");
+  host_ = node_name != nullptr ? node_name : name;
 }
 
 World::~World() {

@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "comm/progress.hpp"
 #include "comm/world.hpp"
 #include "config/settings.hpp"
 #include "stages/common/run_directory.hpp"
@@ -16,6 +17,8 @@ struct RunContext {
   /// Whether this rank was asked to stop (signal, walltime, stop file). Cheap; stages agree on it between ranks
   /// (World::any) where all must stop at the same point, then throw Error(Stopped).
   std::function<bool()> stop_requested = [] { return false; };
+  /// Rank 0 of a stage tells how far all ranks are, every few seconds, from one thread; for those who watch the run.
+  std::function<void(const comm::ProgressView&)> report_progress = [](const comm::ProgressView&) {};
 };
 
 // Each stage is one function, collective over the ranks of the context's world, in src/stages/<stage>/<stage>.hpp:

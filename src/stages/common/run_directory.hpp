@@ -13,6 +13,8 @@
 //   train/<name>/                      log.jsonl, checkpoints/, samples/, model.safetensors
 //   evaluate/<name>/                   results.bbox.json, results.segm.json, metrics.json, pictures/
 //   stages/<stage>[.<name>].json       StageRecord: written when the stage is complete
+//   progress/<stage>.json              how far a stage at work is (watch.hpp); metrics.prom for Prometheus
+//   slurm/                             scripts and configuration that `divergen submit` wrote, and its jobs
 //   logs/<stage>.rank-<r>.log
 //   metrics.json, report.html
 //

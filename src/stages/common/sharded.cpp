@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
+#include "base/walltime.hpp"
 #include "comm/progress.hpp"
 #include "comm/work_queue.hpp"
 
@@ -130,7 +131,10 @@ std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, st
   table.attributes["shard"] = std::to_string(index);
   table.attributes["fingerprint"] = stage.fingerprint;
   const Path file = context.dir.shard(stage.name, index);
-  store::write_table(table, file);
+  {
+    const CommitTimer timer;
+    store::write_table(table, file);
+  }
   work.tally.count(file, table.attributes);
   work.share.items += stage.items(index);
   work.share.end = epoch_seconds();
@@ -151,7 +155,11 @@ Work make_shards(const RunContext& context, const ShardedStage& stage, const std
   for (std::size_t i = 0; i < stage.shards; ++i) total += stage.items(i);
   for (const std::size_t i : open) left += stage.items(i);
   comm::WorkQueue queue(context.world, static_cast<std::int64_t>(open.size()));
-  comm::Progress progress(context.world, stage.name, total, total - left);
+  comm::ProgressOptions options;
+  options.observer = context.report_progress;
+  if (const double walltime = job_clock().seconds_left(); walltime < WalltimeClock::kForever)
+    options.walltime_left = std::max(1.0, walltime);
+  comm::Progress progress(context.world, stage.name, total, total - left, std::move(options));
   while (const auto claim = queue.claim()) {
     if (context.stop_requested()) {
       work.stopped = true;

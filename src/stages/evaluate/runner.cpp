@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
+#include "base/walltime.hpp"
 #include "comm/work_queue.hpp"
 #include "image/pil_resize.hpp"
 #include "nn/tensor_io.hpp"
@@ -102,6 +103,13 @@ class Runner {
     progress_ = now;
     const auto all = static_cast<std::int64_t>(input_.batches.size());
     const double elapsed = now - share_.start;
+    comm::ProgressView view;
+    view.stage = input_.name;
+    view.done = claimed;
+    view.total = all;
+    view.rate = static_cast<double>(claimed) / std::max(elapsed, 1e-9);
+    view.seconds = elapsed;
+    context_.report_progress(view);
     log::info(input_.name, ": ", claimed, " of ", all, " batches; left ",
               human_seconds(elapsed * static_cast<double>(all - claimed) /
                             static_cast<double>(std::max<std::int64_t>(claimed, 1))));
@@ -140,6 +148,7 @@ class Runner {
     committed_ = epoch_seconds();
     if (part_.empty()) return;
     char name[32];
+    const CommitTimer timer;
     std::snprintf(name, sizeof name, "part-%08lld.h5", static_cast<long long>(first_of_part_));
     write_part(input_.parts / name, part_, input_.dataset, input_.fingerprint);
     part_ = {};

@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
+#include "base/walltime.hpp"
 #include "nn/tensor_io.hpp"
 
 namespace divergen::stages {
@@ -107,6 +108,7 @@ void write_checkpoint(const Path& folder, const CheckpointState& state, const St
   make_folder(folder);
   const Path target = folder / folder_name(state.iteration);
   const Path part = part_name(target);
+  const CommitTimer timer;
   try {
     make_folder(part);
     json files = json::object();

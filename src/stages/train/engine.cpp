@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
+#include "base/walltime.hpp"
 #include "nn/adamw.hpp"
 #include "nn/ddp.hpp"
 #include "nn/ema.hpp"
@@ -312,6 +313,16 @@ void TrainingEngine::State::log_window(double lr) {
     log::info(settings().name, " ", iteration, "/", settings().iterations, "  loss ", fixed(line.loss_total, 4),
               "  lr ", fixed(lr * 1e6, 2), "e-6  ", fixed(line.images_per_second, 2), " images/s  waiting for data ",
               fixed(100 * line.data_wait, 1), " %  ", fixed(line.memory_mb, 0), " MB  left ", human_seconds(left));
+    comm::ProgressView view;
+    view.stage = cat("train.", settings().name);
+    view.done = iteration;
+    view.total = settings().iterations;
+    view.rate = static_cast<double>(window.steps) / std::max(elapsed, 1e-9);
+    view.seconds = line.seconds;
+    if (const double walltime = job_clock().seconds_left(); walltime < WalltimeClock::kForever)
+      view.walltime_left = std::max(1.0, walltime);
+    view.finished = iteration == settings().iterations;
+    options.report_progress(view);
   }
   window = {};
   window_seconds_before = 0;

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "base/fs.hpp"
+#include "comm/progress.hpp"
 #include "comm/world.hpp"
 #include "config/settings.hpp"
 #include "nn/module.hpp"
@@ -42,6 +43,8 @@ struct TrainingOptions {
   Path folder;              // log.jsonl, checkpoints/, tensorboard/
   std::string fingerprint;  // of what the result depends on; checkpoints with another one are refused
   std::string config_hash;
+  /// Rank 0 is told how far the training is, at every line of the log.
+  std::function<void(const comm::ProgressView&)> report_progress = [](const comm::ProgressView&) {};
 };
 
 struct TrainingResult {

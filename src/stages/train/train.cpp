@@ -47,7 +47,7 @@ void read_data(const RunContext& context, const config::TrainSettings& training,
                              "check pool_generators and pool_extra, or set use_pool = false"});
   }
   data.maker = std::make_unique<SampleMaker>(data.dataset, config.data.train_images, data.classes, std::move(areas),
-                                             config.augment, data.pool, training.seed);
+                                             config.augment, data.pool, training.seed, self_copy_of(training));
 }
 
 void write_models(const Path& folder, const TrainingEngine& engine, const TrainingOptions& options,
@@ -148,7 +148,7 @@ void run_train(const RunContext& context, const config::TrainSettings& training)
     task = std::make_unique<DetectorTask>(context.config, training, data.classes.image_counts, *data.maker, world,
                                           nn::device_of(world));
   });
-  const TrainingOptions options{training, folder, fingerprint, context.config.hash()};
+  const TrainingOptions options{training, folder, fingerprint, context.config.hash(), context.report_progress};
   TrainingEngine engine(*task, world, options);
   const TrainingResult result = engine.run(context.stop_requested);
   world.together([&] {
