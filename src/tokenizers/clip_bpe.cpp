@@ -1,15 +1,13 @@
 #include "tokenizers/clip_bpe.hpp"
 
-#include <unicode/locid.h>
-#include <unicode/normalizer2.h>
-#include <unicode/regex.h>
-#include <unicode/unistr.h>
 #include <zlib.h>
 
 #include <limits>
 #include <memory>
 
 #include "base/error.hpp"
+#include "tokenizers/fix_text.hpp"
+#include "tokenizers/html_text.hpp"
 
 namespace divergen::tokenizers {
 namespace {
@@ -19,14 +17,10 @@ constexpr std::size_t kMaxUnpacked = 16u << 20;
 constexpr const char* kStartText = "<|startoftext|>";
 constexpr const char* kEndText = "<|endoftext|>";
 // The words between which no pair is ever merged; ICU and Python agree on these classes.
-constexpr const char* kPattern =
-    R"(<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
+constexpr const char* kWords = R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
+constexpr const char* kMarks = R"(<\|startoftext\|>|<\|endoftext\|>|)";
 
-std::string utf8(char32_t point) {
-  std::string out;
-  icu::UnicodeString(static_cast<UChar32>(point)).toUTF8String(out);
-  return out;
-}
+std::string utf8(char32_t point) { return to_utf8(UnicodeString(static_cast<UChar32>(point))); }
 
 /// GPT-2's table: printable bytes stand for themselves, the others for code points from 256.
 std::vector<std::string> make_byte_symbols(std::vector<int>& order) {
@@ -60,27 +54,33 @@ std::string gunzip(const std::string& packed, const Path& path) {
   return out;
 }
 
-/// The compiled pattern is made once; matchers made from it are cheap and belong to one thread.
-const icu::RegexPattern& pattern() {
-  static const std::unique_ptr<icu::RegexPattern> compiled = [] {
+/// The compiled patterns are made once; matchers made from them are cheap and belong to one thread.
+const icu::RegexPattern& pattern(ClipText rule) {
+  const auto compile = [](const std::string& source) {
     UErrorCode status = U_ZERO_ERROR;
     UParseError where;
     std::unique_ptr<icu::RegexPattern> p(
-        icu::RegexPattern::compile(icu::UnicodeString::fromUTF8(kPattern), UREGEX_CASE_INSENSITIVE, where, status));
+        icu::RegexPattern::compile(from_utf8(source), UREGEX_CASE_INSENSITIVE, where, status));
     DIVERGEN_CHECK(U_SUCCESS(status));
     return p;
-  }();
-  return *compiled;
+  };
+  static const auto plain = compile(kWords), with_marks = compile(std::string(kMarks) + kWords);
+  return rule == ClipText::OpenAi ? *with_marks : *plain;
 }
 
-icu::UnicodeString prepare(std::string_view text) {
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(status);
-  DIVERGEN_CHECK(U_SUCCESS(status));
-  icu::UnicodeString out =
-      nfc->normalize(icu::UnicodeString::fromUTF8({text.data(), static_cast<std::int32_t>(text.size())}), status);
-  out.toLower(icu::Locale::getRoot());
+/// Lower case letter by letter, as transformers' tokenizers do it: no final sigma.
+UnicodeString lowered_singly(const UnicodeString& text) {
+  UnicodeString out;
+  for (int i = 0; i < text.length(); i = text.moveIndex32(i, 1)) out.append(lowered(UnicodeString(text.char32At(i))));
   return out;
+}
+
+UnicodeString prepare(std::string_view text, ClipText rule) {
+  static const PyRegex spaces(R"(\s+)");
+  const UnicodeString given = from_utf8(text);
+  if (rule == ClipText::Transformers) return lowered_singly(spaces.sub(nfc(given), UnicodeString(u" ")));
+  const UnicodeString clean = html_unescape(html_unescape(fix_text(given)));
+  return lowered(stripped(spaces.sub(clean, UnicodeString(u" "))));
 }
 
 }  // namespace
@@ -115,9 +115,7 @@ void ClipBpe::load(std::string_view merges) {
   }
 }
 
-std::vector<std::int64_t> ClipBpe::encode_word(std::string word) const {
-  if (word == kStartText) return {kStart};
-  if (word == kEndText) return {kEnd};
+std::vector<std::int64_t> ClipBpe::encode_word(const std::string& word) const {
   std::vector<std::string> parts;
   for (const char byte : word) parts.push_back(byte_symbols_[static_cast<std::uint8_t>(byte)]);
   parts.back() += "</w>";
@@ -149,18 +147,42 @@ std::vector<std::int64_t> ClipBpe::encode_word(std::string word) const {
   return out;
 }
 
-std::vector<std::int64_t> ClipBpe::encode(std::string_view text) const {
-  const icu::UnicodeString prepared = prepare(text);
+std::string ClipBpe::normalized(std::string_view text, ClipText rule) { return to_utf8(prepare(text, rule)); }
+
+void ClipBpe::encode_words(std::string_view text, ClipText rule, std::vector<std::int64_t>& out) const {
+  const UnicodeString prepared = prepare(text, rule);
   UErrorCode status = U_ZERO_ERROR;
-  const std::unique_ptr<icu::RegexMatcher> matcher(pattern().matcher(prepared, status));
+  const std::unique_ptr<icu::RegexMatcher> matcher(pattern(rule).matcher(prepared, status));
   DIVERGEN_CHECK(U_SUCCESS(status));
-  std::vector<std::int64_t> out;
   while (matcher->find(status) && U_SUCCESS(status)) {
-    std::string word;
-    matcher->group(status).toUTF8String(word);
+    const std::string word = to_utf8(matcher->group(status));
+    if (rule == ClipText::OpenAi && (word == kStartText || word == kEndText)) {
+      out.push_back(word == kStartText ? kStart : kEnd);
+      continue;
+    }
     const auto ids = encode_word(word);
     out.insert(out.end(), ids.begin(), ids.end());
   }
+}
+
+std::vector<std::int64_t> ClipBpe::encode(std::string_view text, ClipText rule) const {
+  std::vector<std::int64_t> out;
+  if (rule == ClipText::Transformers) {
+    // transformers looks for the marks in the text as given: in capitals they are words like others.
+    for (std::size_t at = text.find("<|"); at != std::string_view::npos; at = text.find("<|", at)) {
+      const std::string_view rest = text.substr(at);
+      const bool is_start = rest.starts_with(kStartText), is_end = rest.starts_with(kEndText);
+      if (!is_start && !is_end) {
+        ++at;
+        continue;
+      }
+      encode_words(text.substr(0, at), rule, out);
+      out.push_back(is_start ? kStart : kEnd);
+      text.remove_prefix(at + std::string_view(is_start ? kStartText : kEndText).size());
+      at = 0;
+    }
+  }
+  encode_words(text, rule, out);
   return out;
 }
 
@@ -169,6 +191,22 @@ std::vector<std::int64_t> ClipBpe::encode_padded(std::string_view text) const {
   ids.insert(ids.begin(), kStart);
   if (ids.size() >= static_cast<std::size_t>(kLength)) ids.resize(static_cast<std::size_t>(kLength) - 1);
   ids.resize(static_cast<std::size_t>(kLength), kEnd);
+  return ids;
+}
+
+std::vector<std::int64_t> ClipBpe::tokenize(std::string_view text, bool truncate) const {
+  constexpr auto length = static_cast<std::size_t>(kLength);
+  std::vector<std::int64_t> ids = encode(text, ClipText::OpenAi);
+  ids.insert(ids.begin(), kStart);
+  ids.push_back(kEnd);
+  if (ids.size() > length) {
+    if (!truncate)
+      fail(ErrorKind::Data, {"a text is too long for CLIP", std::string(text),
+                             cat("it has ", ids.size(), " tokens, CLIP takes ", length), "shorten it"});
+    ids.resize(length);
+    ids.back() = kEnd;
+  }
+  ids.resize(length, 0);
   return ids;
 }
 
