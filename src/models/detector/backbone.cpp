@@ -5,6 +5,8 @@
 #include "base/error.hpp"
 #include "models/detector/init.hpp"
 #include "models/detector/resnet.hpp"
+#include "models/detector/swin.hpp"
+#include "nn/amp.hpp"
 
 namespace divergen::models {
 namespace {
@@ -15,8 +17,9 @@ constexpr std::int64_t kFirstLevel = 3;  // stride 2^3
 
 std::unique_ptr<BottomUp> make_bottom_up(const config::DetectorSettings& settings) {
   if (settings.backbone == "resnet") return std::make_unique<ResNet>(resnet_sizes(settings));
+  if (settings.backbone == "swin") return std::make_unique<Swin>(swin_sizes(settings));
   fail(ErrorKind::Config, {"the detector's backbone is not known", settings.backbone,
-                           "this build has the backbone resnet", "set detector.backbone = \"resnet\""});
+                           "there are the backbones resnet and swin", "set detector.backbone to one of them"});
 }
 
 DetectorBackbone::TopBlock::TopBlock(std::int64_t channels)
@@ -57,7 +60,20 @@ std::vector<at::Tensor> DetectorBackbone::pyramid(const std::array<at::Tensor, 3
   return levels;
 }
 
-std::vector<at::Tensor> DetectorBackbone::forward(const at::Tensor& x) const { return pyramid(bottom_up_->forward(x)); }
+std::vector<at::Tensor> DetectorBackbone::forward(const at::Tensor& x) const {
+  std::vector<at::Tensor> levels;
+  {
+    const nn::Autocast autocast(x.device().type(), is_training() ? compute_.precision : at::kFloat);
+    levels = pyramid(bottom_up_->forward(compute_.channels_last ? x.contiguous(at::MemoryFormat::ChannelsLast) : x));
+  }
+  for (at::Tensor& level : levels) level = level.to(at::kFloat);
+  return levels;
+}
+
+void DetectorBackbone::set_compute(const BackboneCompute& compute) {
+  compute_ = compute;
+  bottom_up_->checkpoint_blocks(compute.checkpointing);
+}
 
 void DetectorBackbone::init(at::Generator& generator) {
   at::NoGradGuard no_grad;

@@ -21,6 +21,15 @@ class BottomUp : public nn::Module {
   virtual void init(at::Generator& generator) = 0;
   /// Sets fixed statistics, where there are such, from the pictures x (see calibrate_norms).
   virtual void calibrate(const at::Tensor& /*x*/) {}
+  /// In training, computes blocks again in backward instead of keeping what they computed, where it can.
+  virtual void checkpoint_blocks(bool /*on*/) {}
+};
+
+/// How the backbone computes; results differ by rounding alone.
+struct BackboneCompute {
+  at::ScalarType precision = at::kFloat;  // of training (autocast); inference is float32 (reference/detector.md §9)
+  bool checkpointing = false;             // BottomUp::checkpoint_blocks
+  bool channels_last = false;             // layout of the maps
 };
 
 /// The bottom-up network that the settings name. Throws Error(Config) for a name that is not known.
@@ -31,12 +40,14 @@ class DetectorBackbone : public nn::Module {
  public:
   DetectorBackbone(std::unique_ptr<BottomUp> bottom_up, std::int64_t channels);
   /// p3..p7, each [N, channels, h, w].
+  /// Always float32.
   std::vector<at::Tensor> forward(const at::Tensor& x) const;
   /// The pyramid over the maps of bottom_up().
   std::vector<at::Tensor> pyramid(const std::array<at::Tensor, 3>& maps) const;
   BottomUp& bottom_up() const { return *bottom_up_; }
   /// Draws the initial values of the pyramid and of what it stands on.
   void init(at::Generator& generator);
+  void set_compute(const BackboneCompute& compute);
 
  private:
   struct TopBlock : nn::Module {
@@ -46,6 +57,7 @@ class DetectorBackbone : public nn::Module {
   std::unique_ptr<BottomUp> bottom_up_;
   std::array<nn::Conv2d, 3> lateral_, output_;  // of strides 8, 16, 32
   TopBlock top_block_;
+  BackboneCompute compute_;
 };
 
 }  // namespace divergen::models

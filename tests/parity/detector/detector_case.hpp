@@ -7,6 +7,7 @@
 #include "models/detector/centernet2.hpp"
 #include "models/detector/resnet.hpp"
 #include "models/detector/roi_heads.hpp"
+#include "models/detector/swin.hpp"
 #include "support/fixtures_torch.hpp"
 
 #include "base/error.hpp"
@@ -41,13 +42,30 @@ struct DetectorCase {
     settings.nms_threshold = roi.at("nms_thresh_test");
     settings.detections_per_image = roi.at("detections_per_image");
 
+    detector = std::make_unique<CenterNet2>(settings, image_counts, bottom_up());
+    nn::load_module(*detector, weights, name + "_weights.safetensors");
+  }
+
+  std::unique_ptr<BottomUp> bottom_up() const {
+    constexpr const char* kBottomUp = "backbone.bottom_up.";
+    if (config.at("arch") == "swin") {
+      const auto& swin = config.at("swin");
+      SwinSizes sizes;
+      sizes.width = swin.at("embed_dim");
+      sizes.depths = swin.at("depth").get<std::vector<std::int64_t>>();
+      sizes.heads = swin.at("num_heads").get<std::vector<std::int64_t>>();
+      sizes.window = swin.at("window_size");
+      sizes.drop_path = swin.at("drop_path_rate");
+      const at::Tensor& fc1 = weights.at(cat(kBottomUp, "layers.0.blocks.0.mlp.fc1.weight"));
+      sizes.mlp_ratio = static_cast<double>(fc1.size(0)) / static_cast<double>(fc1.size(1));
+      return std::make_unique<Swin>(sizes);
+    }
     ResNetSizes sizes;
     sizes.widths = config.at("resnet_planes").get<std::vector<std::int64_t>>();
     sizes.depths = config.at("resnet_layers").get<std::vector<std::int64_t>>();
-    sizes.stem = weights.at("backbone.bottom_up.base.conv1.weight").size(0);
-    sizes.classes = weights.at("backbone.bottom_up.base.fc.weight").size(0);
-    detector = std::make_unique<CenterNet2>(settings, image_counts, std::make_unique<ResNet>(sizes));
-    nn::load_module(*detector, weights, name + "_weights.safetensors");
+    sizes.stem = weights.at(cat(kBottomUp, "base.conv1.weight")).size(0);
+    sizes.classes = weights.at(cat(kBottomUp, "base.fc.weight")).size(0);
+    return std::make_unique<ResNet>(sizes);
   }
 
   Path file(const std::string& end) const { return test::fixtures("detector") / (name + end); }

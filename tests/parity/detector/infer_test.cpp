@@ -7,7 +7,7 @@
 namespace divergen::models {
 namespace {
 
-class detector_infer : public testing::Test {
+class detector_infer : public testing::TestWithParam<const char*> {
  protected:
   const DetectorCase& c() const { return case_; }
   testing::AssertionResult agrees(const std::string& key, const at::Tensor& ours) const {
@@ -29,7 +29,7 @@ class detector_infer : public testing::Test {
 
  private:
   at::NoGradGuard no_grad_;
-  DetectorCase case_{"r50"};
+  DetectorCase case_{GetParam()};
 
  public:
   nn::TensorMap expected = case_.tensors("infer");
@@ -38,7 +38,7 @@ class detector_infer : public testing::Test {
 
 }  // namespace
 
-TEST_F(detector_infer, InputAndBackbone) {
+TEST_P(detector_infer, InputAndBackbone) {
   const at::Tensor input = c().detector->prepare(images);
   const auto padded = c().config.at("infer").at("padded").get<ImageSize>();
   EXPECT_EQ(input.sizes(), at::IntArrayRef({static_cast<std::int64_t>(images.size()), 3, padded[0], padded[1]}));
@@ -46,18 +46,30 @@ TEST_F(detector_infer, InputAndBackbone) {
   EXPECT_TRUE(agrees("input_tensor", input.narrow(2, padded[0] - corner.size(2), corner.size(2))
                                          .narrow(3, padded[1] - corner.size(3), corner.size(3))));
 
-  const auto& resnet = dynamic_cast<ResNet&>(c().detector->backbone().bottom_up());
-  at::Tensor x = resnet.stem(input);
-  EXPECT_TRUE(agrees("stem", x.narrow(0, 0, 1).narrow(1, 0, expected.at("stem").size(1))));
-  x = resnet.stage(0, x);
-  EXPECT_TRUE(agrees("layer1out", x.narrow(0, 0, 1)));
-  const auto maps = resnet.forward(input);
-  for (std::size_t i = 0; i < maps.size(); ++i) EXPECT_TRUE(agrees(cat("layer", i + 3), maps[i]));
+  const BottomUp& bottom_up = c().detector->backbone().bottom_up();
+  std::string name;  // of the maps: detectron2's
+  if (const auto* resnet = dynamic_cast<const ResNet*>(&bottom_up)) {
+    at::Tensor x = resnet->stem(input);
+    EXPECT_TRUE(agrees("stem", x.narrow(0, 0, 1).narrow(1, 0, expected.at("stem").size(1))));
+    x = resnet->stage(0, x);
+    EXPECT_TRUE(agrees("layer1out", x.narrow(0, 0, 1)));
+    name = "layer";
+  } else {
+    const auto& swin = dynamic_cast<const Swin&>(bottom_up);
+    const Swin::Tokens tokens = swin.embed(input);
+    EXPECT_TRUE(agrees("patch_embed", tokens.x.narrow(0, 0, 1).transpose(1, 2).reshape(
+                                          {1, tokens.x.size(2), tokens.height, tokens.width})));
+    EXPECT_TRUE(agrees("layer0.tokens", swin.stage(0, tokens)));
+    name = "swin";
+  }
+  const auto maps = bottom_up.forward(input);
+  const std::size_t first = name == "swin" ? 1 : 3;
+  for (std::size_t i = 0; i < maps.size(); ++i) EXPECT_TRUE(agrees(cat(name, i + first), maps[i]));
   const auto levels = c().detector->backbone().pyramid(maps);
   for (std::size_t i = 0; i < levels.size(); ++i) EXPECT_TRUE(agrees(cat("p", i + 3), levels[i]));
 }
 
-TEST_F(detector_infer, ProposalHeadAndProposals) {
+TEST_P(detector_infer, ProposalHeadAndProposals) {
   CenterNetOutput output = c().detector->proposal_head().forward(features());
   for (std::size_t l = 0; l < output.heat.size(); ++l) {
     EXPECT_TRUE(agrees(cat("agn_hm.", l), output.heat[l]));
@@ -75,7 +87,7 @@ TEST_F(detector_infer, ProposalHeadAndProposals) {
   }
 }
 
-TEST_F(detector_infer, CascadeMasksAndSuppression) {
+TEST_P(detector_infer, CascadeMasksAndSuppression) {
   RoiTrace trace;
   const auto found = c().detector->roi_heads().detect(features(), proposals(), sizes("image_sizes"), &trace);
   ASSERT_EQ(trace.stages.size(), kCascadeStages);
@@ -103,7 +115,7 @@ TEST_F(detector_infer, CascadeMasksAndSuppression) {
   EXPECT_TRUE(agrees("mask_logits", trace.mask_logits));
 }
 
-TEST_F(detector_infer, DetectsWhatTheReferenceDetects) {
+TEST_P(detector_infer, DetectsWhatTheReferenceDetects) {
   const auto out = c().detector->detect(images, sizes("output_sizes"));
   ASSERT_EQ(out.size(), images.size());
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -116,11 +128,14 @@ TEST_F(detector_infer, DetectsWhatTheReferenceDetects) {
     const at::Tensor ours = out[i].masks.flatten(1).to(at::kByte);
     ASSERT_EQ(ours.size(0), bits.size(0));
     const auto flipped = ours.ne(bits.narrow(1, 0, ours.size(1))).sum().item<std::int64_t>();
-    const auto& own = c().noise.at(cat("r50_infer/det_masks_packed.", i));
+    const auto& own = c().noise.at(cat(c().name, "_infer/det_masks_packed.", i));
     EXPECT_LE(flipped, 20 * own.at("flipped_pixels").get<std::int64_t>() + 4) << "image " << i;
     EXPECT_NEAR(ours.sum().item<double>(), expected.at(cat("det_mask_area.", i)).sum().item<double>(),
                 static_cast<double>(flipped));
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(of, detector_infer, testing::Values("r50", "swin"),
+                         [](const auto& backbone) { return std::string(backbone.param); });
 
 }  // namespace divergen::models

@@ -5,11 +5,12 @@
 
 #include "detector_case.hpp"
 #include "nn/adamw.hpp"
+#include "nn/ema.hpp"
 
 namespace divergen::models {
 namespace {
 
-class detector_train : public testing::Test {
+class detector_train : public testing::TestWithParam<const char*> {
  protected:
   detector_train() {
     const auto& train = c.config.at("train");
@@ -53,7 +54,7 @@ class detector_train : public testing::Test {
       ASSERT_TRUE(ours.contains(name)) << name;
       const auto reference = value.get<double>();
       EXPECT_NEAR(ours.at(name).item<double>(), reference,
-                  c.tolerance(cat("r50_loss/step", step, ".", name), std::abs(reference)))
+                  c.tolerance(cat(c.name, "_loss/step", step, ".", name), std::abs(reference)))
           << name << " of step " << step;
     }
   }
@@ -66,7 +67,7 @@ class detector_train : public testing::Test {
     }
   }
 
-  DetectorCase c{"r50"};
+  DetectorCase c{GetParam()};
   nn::TensorMap expected = c.tensors("train");
   std::vector<at::Tensor> images = images_of(expected), boxes;
   std::vector<DetectorTruth> truths;
@@ -82,7 +83,7 @@ at::Tensor sum_of(const std::map<std::string, at::Tensor>& losses) {
 
 }  // namespace
 
-TEST_F(detector_train, MapsOfTheBatch) {
+TEST_P(detector_train, MapsOfTheBatch) {
   at::NoGradGuard no_grad;
   const auto features = c.detector->backbone().forward(c.detector->prepare(images));
   EXPECT_TRUE(agrees("p4", features[1]));
@@ -94,7 +95,7 @@ TEST_F(detector_train, MapsOfTheBatch) {
   }
 }
 
-TEST_F(detector_train, CenterNetTargetsLossesAndProposals) {
+TEST_P(detector_train, CenterNetTargetsLossesAndProposals) {
   const CenterNetTargets targets = centernet_targets(boxes, grid());
   EXPECT_TRUE(agrees("cn_pos_inds", targets.positives));
   EXPECT_TRUE(at::equal(targets.regression, expected.at("cn_reg_targets")));  // exact: -1e8 hides every tolerance
@@ -118,7 +119,7 @@ TEST_F(detector_train, CenterNetTargetsLossesAndProposals) {
   }
 }
 
-TEST_F(detector_train, MatchesAndSamplesRois) {
+TEST_P(detector_train, MatchesAndSamplesRois) {
   const RoiHeads& heads = c.detector->roi_heads();
   const TruthList truth(truths, heads.num_classes(), at::kFloat);
   const auto given = proposals(expected, "");
@@ -140,7 +141,7 @@ TEST_F(detector_train, MatchesAndSamplesRois) {
   }
 }
 
-TEST_F(detector_train, CascadeAndMaskHead) {
+TEST_P(detector_train, CascadeAndMaskHead) {
   const RoiHeads& heads = c.detector->roi_heads();
   const TruthList truth(truths, heads.num_classes(), at::kFloat);
   at::Generator generator = seeded(c.config.at("train").at("steps").at(0).at("seed"));
@@ -171,7 +172,7 @@ TEST_F(detector_train, CascadeAndMaskHead) {
   EXPECT_TRUE(agrees("mask_logits", trace.mask_logits));
 }
 
-TEST_F(detector_train, LossesAndGradients) {
+TEST_P(detector_train, LossesAndGradients) {
   c.detector->requires_grad(true);
   const auto& step = c.config.at("train").at("steps").at(0);
   at::Generator generator = seeded(step.at("seed"));
@@ -199,7 +200,7 @@ TEST_F(detector_train, LossesAndGradients) {
   EXPECT_EQ(selected, c.config.at("train").at("selected_params").size());
 }
 
-TEST_F(detector_train, ThreeSteps) {
+TEST_P(detector_train, ThreeSteps) {
   const auto steps = c.tensors("steps");
   const auto& train = c.config.at("train");
   const auto& options = train.at("optimizer");
@@ -208,9 +209,10 @@ TEST_F(detector_train, ThreeSteps) {
   const TruthList truth(truths, heads.num_classes(), at::kFloat);
   nn::AdamW optimizer(c.detector->named_parameters(), {.weight_decay = options.at("weight_decay"),
                                                        .clip_value = options.at("clip_value").get<double>()});
-  const auto expect_parameters = [&](const std::string& prefix) {
+  nn::Ema average(*c.detector, options.at("ema_decay"));
+  const auto expect_tensors = [&](const std::string& prefix, const std::vector<nn::NamedTensor>& tensors) {
     std::size_t seen = 0;
-    for (const nn::NamedTensor& p : c.detector->named_parameters())
+    for (const nn::NamedTensor& p : tensors)
       if (const auto reference = steps.find(prefix + p.name); reference != steps.end()) {
         EXPECT_TRUE(c.agrees("steps", prefix + p.name, p.tensor, reference->second));
         ++seen;
@@ -242,12 +244,17 @@ TEST_F(detector_train, ThreeSteps) {
       }
     }
     expect_losses(losses, k);
+    average.update(*c.detector);  // before the step, as the reference does
     optimizer.zero_grad();
     sum_of(losses).backward();
     optimizer.step(train.at("steps").at(k).at("lr_before"));
-    if (k == 0) expect_parameters("param_after1.");
+    if (k == 0) expect_tensors("param_after1.", c.detector->named_parameters());
   }
-  expect_parameters("param_after3.");
+  expect_tensors("param_after3.", c.detector->named_parameters());
+  expect_tensors("ema_after3.", average.tensors());
 }
+
+INSTANTIATE_TEST_SUITE_P(of, detector_train, testing::Values("r50", "swin"),
+                         [](const auto& backbone) { return std::string(backbone.param); });
 
 }  // namespace divergen::models
