@@ -44,6 +44,7 @@ InstancePool::InstancePool(std::shared_ptr<const store::Library> library, const 
                            const ClassMap& class_of) {
   DIVERGEN_CHECK(library != nullptr);
   const std::vector<bool> is_allowed = allowed_generators(*library, training);
+  const std::vector<std::string>& groups = training.pool_frequencies;
   std::map<std::int64_t, std::vector<std::size_t>> by_class;
   const auto& entries = library->entries();  // by (category, item id)
   for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -54,6 +55,8 @@ InstancePool::InstancePool(std::shared_ptr<const store::Library> library, const 
                              "the categories file has no such id",
                              "train with the categories file that the instances were planned with"});
     if (!training.pool_extra && found->second >= class_of.evaluated) continue;
+    const std::string& frequency = class_of.frequencies[static_cast<std::size_t>(found->second)];
+    if (!groups.empty() && std::find(groups.begin(), groups.end(), frequency) == groups.end()) continue;
     if (entry.generator < 0 || static_cast<std::size_t>(entry.generator) >= is_allowed.size() ||
         !is_allowed[static_cast<std::size_t>(entry.generator)])
       continue;

@@ -38,25 +38,17 @@ Rejection cut_out(image::Image& rgba, bool largest_part) {
   return Rejection::None;
 }
 
-struct Size {
-  int height = 0, width = 0;
-};
+using Size = InstanceSource::Size;
 
-/// Side lengths from the category's area statistics. `picture` moves on to its cut-out, kept in `storage`, where that
-/// is still to be made; the normal is drawn before, also for pictures that are rejected then.
-Rejection size_by_area(const image::Image*& picture, bool is_cut_out, image::Image& storage,
-                       const std::array<double, 2>& statistics, const image::Image& canvas, const PasteRules& rules,
+/// Side lengths from the category's area statistics (semantics.md §7.5), of a picture whose own size is `picture`.
+/// `normal` is drawn before, because it is also for pictures that cannot be cut out.
+Rejection size_by_area(Size picture, double normal, const std::array<double, 2>& statistics, const image::Image& canvas,
                        Draws& draws, Size& size) {
   const double h = canvas.height, w = canvas.width;
-  const double wanted = statistics[0] + draws.normal("size_normal") * statistics[1];
+  const double wanted = statistics[0] + normal * statistics[1];
   const double share = std::min(std::max(wanted, kLeastSide / h), kLargestShare);
-  if (!is_cut_out) {
-    storage = *picture;
-    picture = &storage;
-    if (const Rejection why = cut_out(storage, rules.use_largest_part); why != Rejection::None) return why;
-  }
   const double aspect =
-      static_cast<double>(picture->width) / picture->height * draws.uniform("aspect_jitter", kAspectLow, kAspectHigh);
+      static_cast<double>(picture.width) / picture.height * draws.uniform("aspect_jitter", kAspectLow, kAspectHigh);
   const double width = std::sqrt(aspect * (share * share * h * w));
   size = {static_cast<int>(width / aspect), static_cast<int>(width)};
   const bool fits = size.width >= kLeastTarget && size.height >= kLeastTarget && size.width < canvas.width &&
@@ -64,8 +56,7 @@ Rejection size_by_area(const image::Image*& picture, bool is_cut_out, image::Ima
   return fits ? Rejection::None : Rejection::SideLimits;
 }
 
-Rejection size_by_scale(const image::Image& picture, const image::Image& canvas, const PasteRules& rules, Draws& draws,
-                        Size& size) {
+Rejection size_by_scale(Size picture, const image::Image& canvas, const PasteRules& rules, Draws& draws, Size& size) {
   const double scale = draws.uniform("random_scale", rules.random_scale_low, rules.random_scale_high);
   size = {static_cast<int>(picture.height * scale), static_cast<int>(picture.width * scale)};
   if (size.height < rules.random_scale_min_size || size.width < rules.random_scale_min_size) return Rejection::TooSmall;
@@ -77,21 +68,56 @@ struct Loaded {
   Rejection rejection = Rejection::None;
 };
 
-/// Size, resize and flip of one instance; a rejected one draws no further.
-Loaded load(const InstanceSource::Instance& stored, const std::array<double, 2>* statistics, const image::Image& canvas,
-            const PasteRules& rules, Draws& draws) {
-  if (stored.rgba == nullptr) return {{}, Rejection::Unreadable};
-  const image::Image* picture = stored.rgba.get();
-  image::Image storage;
-  Size size;
-  const Rejection rejection =
-      statistics != nullptr ? size_by_area(picture, stored.is_cut_out, storage, *statistics, canvas, rules, draws, size)
-                            : size_by_scale(*picture, canvas, rules, draws, size);
-  if (rejection != Rejection::None) return {{}, rejection};
-  Loaded out{image::resize_linear(*picture, size.height, size.width), Rejection::None};
-  if (draws.uniform("flip", 0, 1) < 0.5) out.rgba = image::flip_horizontal(out.rgba);
-  return out;
-}
+/// Chosen instances on their way to the canvas.
+class Loader {
+ public:
+  Loader(const InstanceSource& source, const AreaStatistics& statistics, const PasteRules& rules,
+         const image::Image& canvas, Draws& draws, StageClock& clock)
+      : source_(source), statistics_(statistics), rules_(rules), canvas_(canvas), draws_(draws), clock_(clock) {}
+
+  /// Size, resize and flip of one instance; a rejected one draws no further.
+  Loaded load(std::size_t index, std::size_t instance) const {
+    InstanceSource::Instance stored;
+    const std::optional<Size> known = source_.size(index, instance);
+    if (!known) {
+      stored = source_.load(index, instance);
+      clock_.lap(Lap::Instances);
+      if (stored.rgba == nullptr) return {{}, Rejection::Unreadable};
+    }
+    const auto found = statistics_.find(source_.cls(index));
+    const bool by_area = !rules_.random_scale && found != statistics_.end();
+    const double normal = by_area ? draws_.normal("size_normal") : 0;
+    image::Image storage;
+    if (by_area && !known && !stored.is_cut_out) {  // the reference cuts out in this branch alone
+      storage = *stored.rgba;
+      if (const Rejection why = cut_out(storage, rules_.use_largest_part); why != Rejection::None) return {{}, why};
+    }
+    const image::Image* picture = storage.empty() ? stored.rgba.get() : &storage;
+    const Size own = known ? *known : Size{picture->height, picture->width};
+    Size size;
+    const Rejection rejection = by_area ? size_by_area(own, normal, found->second, canvas_, draws_, size)
+                                        : size_by_scale(own, canvas_, rules_, draws_, size);
+    if (rejection != Rejection::None) return {{}, rejection};
+    if (known) {
+      stored = source_.load(index, instance);
+      clock_.lap(Lap::Instances);
+      if (stored.rgba == nullptr) return {{}, Rejection::Unreadable};
+      picture = stored.rgba.get();
+    }
+    Loaded out{image::resize_linear(*picture, size.height, size.width), Rejection::None};
+    if (draws_.uniform("flip", 0, 1) < 0.5) out.rgba = image::flip_horizontal(out.rgba);
+    clock_.lap(Lap::Scale);
+    return out;
+  }
+
+ private:
+  const InstanceSource& source_;
+  const AreaStatistics& statistics_;
+  const PasteRules& rules_;
+  const image::Image& canvas_;
+  Draws& draws_;
+  StageClock& clock_;
+};
 
 /// The pixels of a placed instance that lie on the canvas and are not wholly transparent.
 BoxMask visible_mask(const image::Image& rgba, int x, int y, const image::Image& canvas) {
@@ -126,6 +152,7 @@ bool subtract(BoxMask& mask, const BoxMask& cover) {
 
 std::vector<bool> occlude(std::vector<SampleObject>& objects, const BoxMask& cover) {
   std::vector<bool> kept;
+  kept.reserve(objects.size());
   std::size_t count = 0;
   for (SampleObject& object : objects) {
     subtract(object.mask, cover);
@@ -142,29 +169,69 @@ std::vector<bool> occlude(std::vector<SampleObject>& objects, const BoxMask& cov
   return kept;
 }
 
-void paste_instances(Sample& sample, const InstanceSource& source, const AreaStatistics& area_statistics,
-                     const PasteRules& rules, Draws& draws, PasteTrace* trace) {
-  const auto count = draws.integer("num_instances", 0, static_cast<double>(rules.max_instances));
-  if (source.classes() == 0) return;
-  std::vector<std::pair<std::size_t, std::size_t>> chosen;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto index =
-        static_cast<std::size_t>(draws.integer("pool_class_index", 0, static_cast<double>(source.classes())));
+InstanceDraw instance_draw_of(const std::string& name) {
+  if (name == "category") return InstanceDraw::Category;
+  if (name == "instance") return InstanceDraw::Instance;
+  if (name == "image") return InstanceDraw::Image;
+  fail(ErrorKind::Config, {"there is no such way to draw instances", name, "", "use category, instance or image"});
+}
+
+namespace {
+
+/// Indices of classes of the source, and of instances of theirs.
+using Choices = std::vector<std::pair<std::size_t, std::size_t>>;
+
+Choices choose_of_classes(const InstanceSource& source, const std::vector<std::size_t>& classes, std::int64_t count,
+                          Draws& draws) {
+  Choices out;
+  for (std::int64_t i = 0; i < count && !classes.empty(); ++i) {
+    const auto at = static_cast<std::size_t>(draws.integer("pool_class_index", 0, static_cast<double>(classes.size())));
+    const std::size_t index = classes[at];
     const auto instance = static_cast<std::size_t>(
         draws.integer("instance_index_in_class", 0, static_cast<double>(source.instances(index))));
-    chosen.emplace_back(index, instance);
+    out.emplace_back(index, instance);
   }
+  return out;
+}
+
+Choices choose_of_all(const InstanceSource& source, std::int64_t count, Draws& draws) {
+  std::vector<std::size_t> ends;  // of each class, in a list of all instances
+  for (std::size_t i = 0; i < source.classes(); ++i)
+    ends.push_back((ends.empty() ? 0 : ends.back()) + source.instances(i));
+  Choices out;
+  for (std::int64_t i = 0; i < count && !ends.empty(); ++i) {
+    const auto at = static_cast<std::size_t>(draws.integer("instance_index", 0, static_cast<double>(ends.back())));
+    const auto index = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), at) - ends.begin());
+    out.emplace_back(index, at - (index == 0 ? 0 : ends[index - 1]));
+  }
+  return out;
+}
+
+Choices choose_instances(const Sample& sample, const InstanceSource& source, const PasteRules& rules, Draws& draws) {
+  const auto count = draws.integer("num_instances", 0, static_cast<double>(rules.max_instances));
+  if (rules.draw == InstanceDraw::Instance) return choose_of_all(source, count, draws);
+  std::vector<std::size_t> classes;
+  for (std::size_t i = 0; i < source.classes(); ++i)
+    if (rules.draw == InstanceDraw::Category ||
+        std::any_of(sample.objects.begin(), sample.objects.end(),
+                    [&](const SampleObject& object) { return object.cls == source.cls(i); }))
+      classes.push_back(i);
+  return choose_of_classes(source, classes, count, draws);
+}
+
+}  // namespace
+
+void paste_instances(Sample& sample, const InstanceSource& source, const AreaStatistics& area_statistics,
+                     const PasteRules& rules, Draws& draws, StageClock& clock, PasteTrace* trace) {
+  const Choices chosen = choose_instances(sample, source, rules, draws);
   PasteTrace own;
   auto& items = (trace != nullptr ? *trace : own).items;
   const std::size_t first = items.size();
+  const Loader loader(source, area_statistics, rules, sample.rgb, draws, clock);
   for (const auto& [index, instance] : chosen) {
-    const std::int64_t cls = source.cls(index);
-    const auto statistics = area_statistics.find(cls);
-    const bool by_area = !rules.random_scale && statistics != area_statistics.end();
-    Loaded loaded =
-        load(source.load(index, instance), by_area ? &statistics->second : nullptr, sample.rgb, rules, draws);
+    Loaded loaded = loader.load(index, instance);
     PasteTrace::Item& item = items.emplace_back();
-    item.cls = cls;
+    item.cls = source.cls(index);
     item.rejection = loaded.rejection;
     item.height = loaded.rgba.height;
     item.width = loaded.rgba.width;
@@ -189,6 +256,7 @@ void paste_instances(Sample& sample, const InstanceSource& source, const AreaSta
     sample.objects.push_back({item.mask.box(), item.cls, item.mask, 1});
   }
   if (rules.drop_empty) std::erase_if(sample.objects, [](const SampleObject& o) { return o.mask.empty(); });
+  clock.lap(Lap::Paste);
 }
 
 }  // namespace divergen::stages

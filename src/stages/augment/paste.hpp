@@ -3,11 +3,13 @@
 // the image, the instances and the draws.
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "stages/augment/blend.hpp"
 #include "stages/augment/draws.hpp"
+#include "stages/augment/stage_clock.hpp"
 #include "stages/augment/types.hpp"
 
 namespace divergen::stages {
@@ -24,7 +26,20 @@ class InstanceSource {
   virtual std::int64_t cls(std::size_t index) const = 0;  // detector class of the index-th class
   virtual std::size_t instances(std::size_t index) const = 0;
   virtual Instance load(std::size_t index, std::size_t instance) const = 0;
+
+  struct Size {
+    int height = 0, width = 0;
+  };
+  /// Of an instance that is cut out, where it is known without reading it: then it is read only if it is pasted, and
+  /// draws its size also when it turns out to be unreadable.
+  virtual std::optional<Size> size(std::size_t /*index*/, std::size_t /*instance*/) const { return std::nullopt; }
 };
+
+/// How instances are chosen (semantics.md §7.4): a class with instances, uniformly, then one of its own ("cas_random");
+/// any instance, all alike ("random"); as Category, but of the image's classes alone ("cats_random").
+enum class InstanceDraw { Category, Instance, Image };
+/// "category", "instance", "image". Throws Error(Config).
+InstanceDraw instance_draw_of(const std::string& name);
 
 struct PasteRules {
   std::int64_t max_instances = 20;  // the count is uniform in [0, max_instances)
@@ -32,7 +47,8 @@ struct PasteRules {
   double random_scale_low = 0.05, random_scale_high = 0.3;  // of classes without area statistics
   std::int64_t random_scale_min_size = 3;                   // px
   bool random_scale = false;                                // the random-scale rule for all classes
-  bool use_largest_part = true;                             // when cutting out
+  InstanceDraw draw = InstanceDraw::Category;
+  bool use_largest_part = true;  // when cutting out
   /// Whether objects whose mask ends up empty are dropped in the end. The reference keeps them, as boxes 0 0 0 0, which
   /// become positives in the corner of the heatmap (semantics.md §12, trap 4).
   bool drop_empty = true;
@@ -57,7 +73,7 @@ struct PasteTrace {
 /// Draws a count and that many instances, sizes and flips each, then places and pastes those that were not rejected,
 /// in the reference's order of draws. `area_statistics` are by class. Boxes become the masks' own with the first paste.
 void paste_instances(Sample& sample, const InstanceSource& source, const AreaStatistics& area_statistics,
-                     const PasteRules& rules, Draws& draws, PasteTrace* trace = nullptr);
+                     const PasteRules& rules, Draws& draws, StageClock& clock, PasteTrace* trace = nullptr);
 
 /// Takes `cover` away from every object and drops those that are hidden: box moved by more than 10 px at some side and
 /// at most 300 px left. Boxes become the masks' own. Says which were kept.

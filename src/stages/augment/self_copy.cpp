@@ -47,17 +47,28 @@ void fit_to(Sample& sample, Size size) {
       object.mask = box_mask(object.mask.on_canvas(size.height, size.width));
 }
 
+/// The pixels of all objects together, in the box that holds them.
 BoxMask union_of(const Sample& sample) {
-  image::Image all(sample.rgb.height, sample.rgb.width, 1);
+  int x0 = sample.rgb.width, y0 = sample.rgb.height, x1 = 0, y1 = 0;
+  for (const SampleObject& object : sample.objects) {
+    const BoxMask& mask = object.mask;
+    if (mask.empty()) continue;
+    x0 = std::min(x0, mask.x);
+    y0 = std::min(y0, mask.y);
+    x1 = std::max(x1, mask.x + mask.bits.width);
+    y1 = std::max(y1, mask.y + mask.bits.height);
+  }
+  if (x0 >= x1 || y0 >= y1) return {};
+  image::Image all(y1 - y0, x1 - x0, 1);
   for (const SampleObject& object : sample.objects) {
     const BoxMask& mask = object.mask;
     for (int y = 0; y < mask.bits.height; ++y) {
-      std::uint8_t* to = all.at(mask.y + y, mask.x);
+      std::uint8_t* to = all.at(mask.y + y - y0, mask.x - x0);
       const std::uint8_t* from = mask.bits.at(y, 0);
       for (int x = 0; x < mask.bits.width; ++x) to[x] |= from[x];
     }
   }
-  return box_mask(all);
+  return box_mask(std::move(all), x0, y0);
 }
 
 void merge(Sample& onto, Size onto_size, Sample source, Draws& draws) {
@@ -85,7 +96,9 @@ void self_copy(Sample& sample, std::vector<Sample> sources, const SelfCopyRules&
       merge(*all, furthest_corner(*all), std::move(source), draws);
     }
   }
-  if (all) merge(sample, {sample.rgb.height, sample.rgb.width}, std::move(*all), draws);
+  if (!all) return;
+  merge(sample, {sample.rgb.height, sample.rgb.width}, std::move(*all), draws);
+  if (rules.drop_empty) std::erase_if(sample.objects, [](const SampleObject& o) { return o.mask.empty(); });
 }
 
 }  // namespace divergen::stages

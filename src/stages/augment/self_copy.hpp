@@ -11,6 +11,7 @@ namespace divergen::stages {
 struct SelfCopyRules {
   bool select = true;              // a random part of each source's objects; else all of them
   std::int64_t max_objects = 100;  // taken from a source: uniform in [0, min(n + 1, max_objects))
+  bool drop_empty = true;          // objects that are wholly hidden (paste.hpp: PasteRules::drop_empty)
 };
 
 /// Pastes objects of the sources, each already through its own resize-crop, onto the sample's upper left corner. The

@@ -143,9 +143,9 @@ image::Image BoxMask::on_canvas(int height, int width) const {
   return out;
 }
 
-BoxMask box_mask(const image::Image& bitmap, int x, int y) {
+BoxMask box_mask(image::Image bitmap, int x, int y) {
   DIVERGEN_CHECK(bitmap.channels == 1 || bitmap.empty());
-  BoxMask out{x, y, bitmap};
+  BoxMask out{x, y, std::move(bitmap)};
   for (std::uint8_t& bit : out.bits.pixels) bit = bit != 0;
   tighten(out);
   return out;
@@ -156,11 +156,17 @@ BoxMask box_mask(const mask::Rle& rle) {
   if (width == 0 || height == 0) return {};
   BoxMask out{static_cast<int>(x), static_cast<int>(y),
               image::Image(static_cast<int>(height), static_cast<int>(width), 1)};
+  const auto stride = static_cast<std::size_t>(out.bits.width);
   std::int64_t at = 0;  // runs go down the columns
   for (std::size_t i = 0; i < rle.counts.size(); ++i) {
     const std::int64_t end = at + rle.counts[i];
-    for (; (i & 1) != 0 && at < end; ++at)
-      *out.bits.at(static_cast<int>(at % rle.height) - out.y, static_cast<int>(at / rle.height) - out.x) = 1;
+    while ((i & 1) != 0 && at < end) {  // the run's part in one column
+      const std::int64_t column = at / rle.height, stop = std::min(end, (column + 1) * rle.height);
+      const auto first = static_cast<int>(at - column * rle.height);
+      std::uint8_t* to = out.bits.at(first - out.y, static_cast<int>(column) - out.x);
+      for (std::int64_t left = stop - at; left > 0; --left, to += stride) *to = 1;
+      at = stop;
+    }
     at = end;
   }
   return out;

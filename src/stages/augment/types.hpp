@@ -46,7 +46,7 @@ struct BoxMask {
 };
 
 /// The nonzero pixels of `bitmap` (one channel), whose top left pixel lies at (x, y) of the canvas.
-BoxMask box_mask(const image::Image& bitmap, int x = 0, int y = 0);
+BoxMask box_mask(image::Image bitmap, int x = 0, int y = 0);
 BoxMask box_mask(const mask::Rle& rle);
 
 struct SampleObject {

@@ -98,6 +98,11 @@ DetectorTask::DetectorTask(const config::RunConfig& config, const config::TrainS
                            at::Device device)
     : config_(config), training_(training), maker_(maker), world_(world), image_counts_(image_counts) {
   detector_ = std::make_unique<models::CenterNet2>(config.detector, image_counts);
+  if (config.augment.aspect_grouping)
+    groups_ = std::make_unique<AspectGroups>(
+        [&maker](std::uint64_t position) { return maker.is_wide(position); },
+        static_cast<std::uint64_t>(std::max<std::int64_t>(training.batch / world.size(), 1)),
+        static_cast<std::uint64_t>(world.size()));
   detector_->to(at::TensorOptions().dtype(at::kFloat).device(device));
 }
 
@@ -119,11 +124,16 @@ void DetectorTask::initialise() {
   for (std::size_t i = 0; i < to.size(); ++i) to[i].tensor.detach().copy_(from[i].tensor);
 }
 
+std::uint64_t DetectorTask::position_of(std::uint64_t index) const {
+  return groups_ != nullptr ? groups_->position(index) : index;
+}
+
 void DetectorTask::seek(std::int64_t iteration) {
   waited_before_ = waited_seconds();
   loader_.reset();
   const auto first = static_cast<std::uint64_t>(iteration * training_.batch + world_.rank());
-  loader_ = std::make_unique<SampleLoader>(maker_, first, static_cast<std::uint64_t>(world_.size()),
+  const auto make = [this](std::uint64_t index) { return maker_.make(position_of(index)); };
+  loader_ = std::make_unique<SampleLoader>(make, first, static_cast<std::uint64_t>(world_.size()),
                                            training_.loader_threads, training_.loader_depth);
 }
 
@@ -133,8 +143,8 @@ std::map<std::string, at::Tensor> DetectorTask::losses(std::int64_t iteration) {
   std::vector<models::DetectorSample> batch;
   for (std::int64_t k = 0; k < training_.batch / world_.size(); ++k) {
     const Sample sample = loader_->next();
-    DIVERGEN_CHECK(sample.position == step * static_cast<std::uint64_t>(training_.batch) + rank +
-                                          static_cast<std::uint64_t>(k * world_.size()));
+    DIVERGEN_CHECK(sample.position == position_of(step * static_cast<std::uint64_t>(training_.batch) + rank +
+                                                  static_cast<std::uint64_t>(k * world_.size())));
     batch.push_back(to_detector_sample(sample));
   }
   at::Generator generator = cpu_generator(derive_seed(training_.seed, "step", {step, rank}));

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "models/detector/centernet2.hpp"
+#include "stages/augment/aspect_groups.hpp"
 #include "stages/augment/sample_maker.hpp"
 #include "stages/train/engine.hpp"
 
@@ -35,14 +36,18 @@ class DetectorTask : public TrainingTask {
   double waited_seconds() const override;
 
  private:
+  /// Of the sample that is the index-th over all ranks and steps.
+  std::uint64_t position_of(std::uint64_t index) const;
+
   const config::RunConfig& config_;
   const config::TrainSettings& training_;
   const SampleMaker& maker_;
   comm::World& world_;
   std::vector<double> image_counts_;
   std::unique_ptr<models::CenterNet2> detector_;
-  std::unique_ptr<SampleLoader> loader_;
-  double waited_before_ = 0;  // by loaders that are gone
+  std::unique_ptr<AspectGroups> groups_;  // null: samples come in the stream's order
+  std::unique_ptr<SampleLoader> loader_;  // after what its threads use
+  double waited_before_ = 0;              // by loaders that are gone
 };
 
 }  // namespace divergen::stages

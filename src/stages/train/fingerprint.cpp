@@ -23,8 +23,10 @@ json of_training(const config::TrainSettings& t) {
            {"clip_value", t.clip_value},
            {"ema", t.ema},
            {"use_pool", t.use_pool}};
+  if (t.self_copy != "off") out["self_copy"] = {{"mode", t.self_copy}, {"chance", t.self_copy_chance}};
   if (t.use_pool)
     out["pool"] = {{"generators", t.pool_generators}, {"extra", t.pool_extra}, {"per_category", t.pool_per_category}};
+  if (t.use_pool && !t.pool_frequencies.empty()) out["pool"]["frequencies"] = t.pool_frequencies;
   return out;
 }
 
@@ -48,16 +50,24 @@ json of_detector(const config::DetectorSettings& d) {
           {"fed_power", d.fed_power}};
 }
 
-json of_augment(const config::AugmentSettings& a, bool with_pool) {
+json of_augment(const config::AugmentSettings& a, bool with_pool, bool with_self_copy) {
   json out{{"train_size", a.train_size},
            {"scale_low", a.scale_low},
            {"scale_high", a.scale_high},
            {"flip", a.flip},
-           {"repeat_threshold", a.repeat_threshold}};
+           {"repeat_threshold", a.repeat_threshold},
+           {"aspect_grouping", a.aspect_grouping}};
   if (with_pool)
     out["paste"] = {{"max_instances", a.max_instances},
                     {"blend", a.blend},
-                    {"scale", {a.random_scale_low, a.random_scale_high, a.random_scale_min_size}}};
+                    {"draw", a.instance_draw},
+                    {"scale", {a.random_scale_low, a.random_scale_high, a.random_scale_min_size, a.random_scale}}};
+  if (with_self_copy)
+    out["self_copy"] = {{"sources", a.self_copy_sources},
+                        {"select", a.self_copy_select},
+                        {"most", a.self_copy_max_objects},
+                        {"by_repeat_factor", a.self_copy_by_repeat_factor},
+                        {"scale", {a.self_copy_scale_low, a.self_copy_scale_high}}};
   return out;
 }
 
@@ -96,7 +106,7 @@ std::string training_fingerprint(const RunContext& context, const config::TrainS
   const config::RunConfig& config = context.config;
   json all{{"training", of_training(training)},
            {"detector", of_detector(config.detector)},
-           {"augment", of_augment(config.augment, training.use_pool)},
+           {"augment", of_augment(config.augment, training.use_pool, training.self_copy != "off")},
            {"library", library_hash}};
   const std::pair<const char*, Path> files[] = {{"train_json", config.data.train_json},
                                                 {"categories", config.data.categories},

@@ -98,7 +98,8 @@ TEST_P(paste, EqualsInstPool) {
   PasteTrace trace;
   {
     Replay draws(one.at("draws"));
-    paste_instances(ours, pool, statistics_of(part.json.at("area_mean_std2")), rules_of(one), draws, &trace);
+    StageClock clock;
+    paste_instances(ours, pool, statistics_of(part.json.at("area_mean_std2")), rules_of(one), draws, clock, &trace);
   }
   ASSERT_EQ(trace.items.size(), one.at("instances").size());
   std::size_t accepted = 0;
@@ -126,7 +127,8 @@ TEST_P(paste, DropsOnlyTheEmptyWhenAsked) {
   rules.drop_empty = true;
   Sample ours = part.sample(GetParam() + ".in");
   Replay draws(one.at("draws"));
-  paste_instances(ours, pool, statistics_of(part.json.at("area_mean_std2")), rules, draws);
+  StageClock clock;
+  paste_instances(ours, pool, statistics_of(part.json.at("area_mean_std2")), rules, draws, clock);
   Sample expected = part.sample(GetParam() + ".out");
   for (const auto& i : one.at("empty_output_masks"))
     EXPECT_TRUE(expected.objects.at(i.get<std::size_t>()).mask.empty());

@@ -16,6 +16,7 @@ TEST_P(self_copy, EqualsCopyPaste) {
     sources.push_back(part.sample(cat(GetParam(), ".in.src", i)));
   SelfCopyRules rules;
   rules.select = one.at("selected").get<bool>();
+  rules.drop_empty = false;
   {
     Replay draws(one.at("draws"));
     if (one.at("draws").at(0).at("meaning") == "source_image_index") draws.integer("source_image_index", 0, 50);
