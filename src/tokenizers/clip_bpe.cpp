@@ -17,8 +17,8 @@ constexpr std::size_t kMaxUnpacked = 16u << 20;
 constexpr const char* kStartText = "<|startoftext|>";
 constexpr const char* kEndText = "<|endoftext|>";
 // The words between which no pair is ever merged; ICU and Python agree on these classes.
-constexpr const char* kWords = R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
-constexpr const char* kMarks = R"(<\|startoftext\|>|<\|endoftext\|>|)";
+constexpr const char* kWords =
+    R"(<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
 
 std::string utf8(char32_t point) { return to_utf8(UnicodeString(static_cast<UChar32>(point))); }
 
@@ -56,16 +56,16 @@ std::string gunzip(const std::string& packed, const Path& path) {
 
 /// The compiled patterns are made once; matchers made from them are cheap and belong to one thread.
 const icu::RegexPattern& pattern(ClipText rule) {
-  const auto compile = [](const std::string& source) {
+  const auto compile = [](const std::string& source, std::uint32_t flags) {
     UErrorCode status = U_ZERO_ERROR;
     UParseError where;
-    std::unique_ptr<icu::RegexPattern> p(
-        icu::RegexPattern::compile(from_utf8(source), UREGEX_CASE_INSENSITIVE, where, status));
+    std::unique_ptr<icu::RegexPattern> p(icu::RegexPattern::compile(from_utf8(source), flags, where, status));
     DIVERGEN_CHECK(U_SUCCESS(status));
     return p;
   };
-  static const auto plain = compile(kWords), with_marks = compile(std::string(kMarks) + kWords);
-  return rule == ClipText::OpenAi ? *with_marks : *plain;
+  static const auto transformers = compile(kWords, 0);
+  static const auto openai = compile(kWords, UREGEX_CASE_INSENSITIVE);
+  return rule == ClipText::OpenAi ? *openai : *transformers;
 }
 
 /// Lower case letter by letter, as transformers' tokenizers do it: no final sigma.
@@ -76,9 +76,9 @@ UnicodeString lowered_singly(const UnicodeString& text) {
 }
 
 UnicodeString prepare(std::string_view text, ClipText rule) {
-  static const PyRegex spaces(R"(\s+)");
+  static const PyRegex spaces(R"(\s+)"), white(R"([\t-\r\u0085\p{Z}]+)");  // str.isspace(); Unicode's White_Space
   const UnicodeString given = from_utf8(text);
-  if (rule == ClipText::Transformers) return lowered_singly(spaces.sub(nfc(given), UnicodeString(u" ")));
+  if (rule == ClipText::Transformers) return lowered_singly(white.sub(nfc(given), UnicodeString(u" ")));
   const UnicodeString clean = html_unescape(html_unescape(fix_text(given)));
   return lowered(stripped(spaces.sub(clean, UnicodeString(u" "))));
 }
@@ -154,14 +154,22 @@ void ClipBpe::encode_words(std::string_view text, ClipText rule, std::vector<std
   UErrorCode status = U_ZERO_ERROR;
   const std::unique_ptr<icu::RegexMatcher> matcher(pattern(rule).matcher(prepared, status));
   DIVERGEN_CHECK(U_SUCCESS(status));
-  while (matcher->find(status) && U_SUCCESS(status)) {
-    const std::string word = to_utf8(matcher->group(status));
-    if (rule == ClipText::OpenAi && (word == kStartText || word == kEndText)) {
-      out.push_back(word == kStartText ? kStart : kEnd);
-      continue;
-    }
+  const auto append = [&](const std::string& word) {
     const auto ids = encode_word(word);
     out.insert(out.end(), ids.begin(), ids.end());
+  };
+  while (matcher->find(status) && U_SUCCESS(status)) {
+    const std::string word = to_utf8(matcher->group(status));
+    const bool is_mark = word == kStartText || word == kEndText;
+    if (is_mark && rule == ClipText::OpenAi) {
+      out.push_back(word == kStartText ? kStart : kEnd);
+    } else if (is_mark) {  // from capitals: three words
+      append(word.substr(0, 2));
+      append(word.substr(2, word.size() - 4));
+      append(word.substr(word.size() - 2));
+    } else {
+      append(word);
+    }
   }
 }
 
