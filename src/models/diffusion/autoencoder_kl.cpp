@@ -49,7 +49,7 @@ VaeMidBlock::VaeMidBlock(std::int64_t channels, std::int64_t groups) {
   child("attentions", attentions);
   attentions.add(channels, groups, kEps);
   child("resnets", resnets);
-  for (int i = 0; i < 2; ++i) resnets.add(channels, channels, 0, groups, kEps);
+  for (int i = 0; i < 2; ++i) resnets.add(channels, channels, ResnetOptions{.groups = groups, .eps = kEps});
 }
 at::Tensor VaeMidBlock::forward(const at::Tensor& x) const {
   return resnets[1].forward(attentions[0].forward(resnets[0].forward(x)));
@@ -58,7 +58,8 @@ at::Tensor VaeMidBlock::forward(const at::Tensor& x) const {
 VaeDownBlock::VaeDownBlock(std::int64_t in, std::int64_t out, std::int64_t layers, std::int64_t groups,
                            bool downsample) {
   child("resnets", resnets);
-  for (std::int64_t i = 0; i < layers; ++i) resnets.add(i == 0 ? in : out, out, 0, groups, kEps);
+  for (std::int64_t i = 0; i < layers; ++i)
+    resnets.add(i == 0 ? in : out, out, ResnetOptions{.groups = groups, .eps = kEps});
   if (downsample) child("downsamplers", downsamplers).add(out, 0);
 }
 at::Tensor VaeDownBlock::forward(at::Tensor x) const {
@@ -69,7 +70,8 @@ at::Tensor VaeDownBlock::forward(at::Tensor x) const {
 
 VaeUpBlock::VaeUpBlock(std::int64_t in, std::int64_t out, std::int64_t layers, std::int64_t groups, bool upsample) {
   child("resnets", resnets);
-  for (std::int64_t i = 0; i < layers; ++i) resnets.add(i == 0 ? in : out, out, 0, groups, kEps);
+  for (std::int64_t i = 0; i < layers; ++i)
+    resnets.add(i == 0 ? in : out, out, ResnetOptions{.groups = groups, .eps = kEps});
   if (upsample) child("upsamplers", upsamplers).add(out);
 }
 at::Tensor VaeUpBlock::forward(at::Tensor x) const {

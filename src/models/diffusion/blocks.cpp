@@ -4,24 +4,46 @@
 
 namespace divergen::models {
 
-ResnetBlock::ResnetBlock(std::int64_t in, std::int64_t out, std::int64_t time_features, std::int64_t groups, double eps)
-    : norm1(groups, in, eps),
+at::Tensor activate(Act act, const at::Tensor& x) { return act == Act::Silu ? at::silu(x) : at::gelu(x); }
+
+ResnetBlock::ResnetBlock(std::int64_t in, std::int64_t out, const ResnetOptions& o)
+    : options(o),
+      norm1(o.groups, in, o.eps),
       conv1(in, out, {.kernel = 3, .padding = 1}),
-      norm2(groups, out, eps),
+      norm2(o.groups, out, o.eps),
       conv2(out, out, {.kernel = 3, .padding = 1}) {
   child("norm1", norm1);
   child("conv1", conv1);
-  if (time_features > 0) child("time_emb_proj", time_emb_proj.emplace(time_features, out));
+  if (o.time_features > 0)
+    child("time_emb_proj", time_emb_proj.emplace(o.time_features, o.scale_shift ? 2 * out : out));
   child("norm2", norm2);
   child("conv2", conv2);
   if (in != out) child("conv_shortcut", conv_shortcut.emplace(in, out, nn::ConvOptions{.kernel = 1}));
 }
 
-at::Tensor ResnetBlock::forward(const at::Tensor& x, const at::Tensor& time) const {
-  at::Tensor h = conv1.forward(at::silu(norm1.forward(x)));
-  if (time_emb_proj) h = h + time_emb_proj->forward(at::silu(time)).unsqueeze(-1).unsqueeze(-1);
-  h = conv2.forward(at::silu(norm2.forward(h)));
-  return (conv_shortcut ? conv_shortcut->forward(x) : x) + h;
+at::Tensor ResnetBlock::resized(const at::Tensor& x, std::optional<at::IntArrayRef> size) const {
+  if (options.resize == Resize::None) return x;
+  if (options.resize == Resize::Down) return at::avg_pool2d(x, {2, 2}, {2, 2});
+  return at::upsample_nearest2d(x, size ? size->vec() : std::vector<std::int64_t>{2 * x.size(2), 2 * x.size(3)});
+}
+
+at::Tensor ResnetBlock::forward(const at::Tensor& x, const at::Tensor& time,
+                                std::optional<at::IntArrayRef> size) const {
+  at::Tensor h = conv1.forward(resized(activate(options.act, norm1.forward(x)), size));
+  at::Tensor embedded;
+  if (time_emb_proj)
+    embedded =
+        time_emb_proj->forward(options.skip_time_act ? time : activate(options.act, time)).unsqueeze(-1).unsqueeze(-1);
+  if (embedded.defined() && options.scale_shift) {
+    const auto halves = embedded.chunk(2, 1);  // scale, then shift
+    h = norm2.forward(h) * (1 + halves[0]) + halves[1];
+  } else {
+    h = norm2.forward(embedded.defined() ? h + embedded : h);
+  }
+  h = conv2.forward(activate(options.act, h));
+  const at::Tensor shortcut = resized(x, size);
+  const at::Tensor sum = (conv_shortcut ? conv_shortcut->forward(shortcut) : shortcut) + h;
+  return options.output_scale == 1 ? sum : sum / options.output_scale;
 }
 
 Downsample::Downsample(std::int64_t channels, std::int64_t padding)

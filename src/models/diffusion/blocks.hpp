@@ -7,18 +7,41 @@
 
 namespace divergen::models {
 
-/// norm1, act, conv1, (+ time embedding), norm2, act, conv2, + shortcut. Time embedding is added after conv1
-/// (diffusers' time_embedding_norm "default").
+/// The activations that published configurations name: "silu" ("swish") and "gelu" (the exact one, by erf).
+enum class Act { Silu, Gelu };
+at::Tensor activate(Act act, const at::Tensor& x);
+
+/// What a residual block does to height and width: nothing, average pooling by 2, nearest-neighbour doubling.
+enum class Resize { None, Down, Up };
+
+struct ResnetOptions {
+  std::int64_t time_features = 0;  // 0: without time embedding
+  std::int64_t groups = 32;
+  double eps = 1e-6;
+  Act act = Act::Silu;
+  bool scale_shift = false;    // the time embedding scales and shifts after norm2, instead of being added before it
+  bool skip_time_act = false;  // the time embedding comes activated already
+  double output_scale = 1;     // what the sum of both branches is divided by
+  Resize resize = Resize::None;
+};
+
+/// norm1, act, (resize of both branches,) conv1, time embedding and norm2, act, conv2, + shortcut.
 struct ResnetBlock : nn::Module {
-  ResnetBlock(std::int64_t in, std::int64_t out, std::int64_t time_features, std::int64_t groups, double eps);
-  /// x [N, in, H, W], time [N, time_features] or undefined -> [N, out, H, W].
-  at::Tensor forward(const at::Tensor& x, const at::Tensor& time = {}) const;
+  ResnetBlock(std::int64_t in, std::int64_t out, const ResnetOptions& options);
+  /// x [N, in, H, W], time [N, time_features] or undefined -> [N, out, H', W']. `size`: what Resize::Up aims at
+  /// (default twice the size).
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& time = {},
+                     std::optional<at::IntArrayRef> size = std::nullopt) const;
+  ResnetOptions options;
   nn::GroupNorm norm1;
   nn::Conv2d conv1;
   std::optional<nn::Linear> time_emb_proj;
   nn::GroupNorm norm2;
   nn::Conv2d conv2;
   std::optional<nn::Conv2d> conv_shortcut;
+
+ private:
+  at::Tensor resized(const at::Tensor& x, std::optional<at::IntArrayRef> size) const;
 };
 
 /// Stride-2 convolution. The VAE pads only right and below (0, 1, 0, 1); the UNet pads all sides by 1.

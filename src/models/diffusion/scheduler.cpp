@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "base/text.hpp"
+#include "models/diffusion/sigma_grid.hpp"
 
 namespace divergen::models {
 namespace {
@@ -20,17 +22,10 @@ std::vector<std::int64_t> leading(std::int64_t train_steps, std::int64_t steps, 
   return out;
 }
 
-/// numpy.interp over the index axis, in double.
-double interpolate(const at::Tensor& values, double x) {
-  const auto n = values.size(0);
-  const auto low = std::clamp<std::int64_t>(static_cast<std::int64_t>(std::floor(x)), 0, n - 1);
-  const auto high = std::min(low + 1, n - 1);
-  const double a = values[low].item<float>(), b = values[high].item<float>();
-  return a + (b - a) * (x - static_cast<double>(low));
-}
-
-at::Tensor sigmas_of(const NoiseSchedule& schedule) {
-  return ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).pow(0.5);
+/// Entry i of numpy.linspace(0, last, parts + 1), with its roundings; 0 where there are no parts.
+double linspace(std::int64_t last, std::int64_t i, std::int64_t parts) {
+  if (i == parts) return parts == 0 ? 0 : static_cast<double>(last);
+  return static_cast<double>(i) * (static_cast<double>(last) / static_cast<double>(parts));
 }
 
 std::string spacing_of(const ModelConfig& config, const char* otherwise) {
@@ -124,26 +119,16 @@ class DpmSolver : public Scheduler {
  public:
   DpmSolver(const ModelConfig& config, std::int64_t steps) {
     const NoiseSchedule schedule = NoiseSchedule::from(config);
-    const std::string spacing = spacing_of(config, "linspace");
-    const auto last = schedule.steps();
-    if (spacing == "linspace") {
-      for (std::int64_t i = steps; i >= 1; --i)
-        timesteps_.push_back(
-            std::nearbyint(static_cast<double>(last - 1) * static_cast<double>(i) / static_cast<double>(steps)));
-    } else if (spacing == "leading") {
-      const std::int64_t stride = last / (steps + 1), offset = config.get<std::int64_t>("steps_offset", 0);
-      for (std::int64_t i = steps; i >= 1; --i) timesteps_.push_back(static_cast<double>(i * stride + offset));
-    } else {
-      config.refuse("timestep_spacing", cat("dpmpp is not computed with '", spacing, "'"));
-    }
-    const at::Tensor sigmas = sigmas_of(schedule);
-    for (const double t : timesteps_) sigmas_.push_back(scalar(interpolate(sigmas, t)));
+    timesteps_ = solver_timesteps(config, schedule.steps(), steps, "dpmpp");
+    const SigmaTable table(schedule);
+    for (const double t : timesteps_) sigmas_.push_back(table.at_time(t));
     sigmas_.push_back(scalar(0));
   }
+  const std::vector<at::Tensor>* sigmas() const override { return &sigmas_; }
   at::Tensor step(const at::Tensor& noise, std::size_t i, const at::Tensor& sample) override {
+    const SolverLevel now = level(i), next = level(i + 1);
+    const at::Tensor x0 = (sample - now.sigma * noise) / now.alpha;  // in the sample's type; what follows in float32
     const at::Tensor x = sample.to(at::kFloat);
-    const Level now = level(i), next = level(i + 1);
-    const at::Tensor x0 = (x - now.sigma * noise.to(at::kFloat)) / now.alpha;
     const bool first_order = !previous_.defined() || i + 1 == timesteps_.size();
     const at::Tensor h = next.lambda - now.lambda;
     const at::Tensor rate = next.alpha * (at::exp(-h) - 1.0);
@@ -157,16 +142,7 @@ class DpmSolver : public Scheduler {
   }
 
  private:
-  struct Level {
-    at::Tensor alpha, sigma, lambda;
-  };
-  Level level(std::size_t i) const {
-    Level l;
-    l.alpha = 1 / (sigmas_[i].pow(2) + 1).pow(0.5);
-    l.sigma = sigmas_[i] * l.alpha;
-    l.lambda = at::log(l.alpha) - at::log(l.sigma);
-    return l;
-  }
+  SolverLevel level(std::size_t i) const { return SolverLevel::of(sigmas_[i]); }
   std::vector<at::Tensor> sigmas_;
   at::Tensor previous_;
 };
@@ -177,22 +153,21 @@ class Euler : public Scheduler {
     const NoiseSchedule schedule = NoiseSchedule::from(config);
     const std::string spacing = spacing_of(config, "linspace");
     if (spacing == "linspace") {
-      for (std::int64_t i = steps - 1; i >= 0; --i) {
-        const double fraction = steps == 1 ? 0 : static_cast<double>(i) / static_cast<double>(steps - 1);
-        timesteps_.push_back(static_cast<float>(static_cast<double>(schedule.steps() - 1) * fraction));
-      }
+      for (std::int64_t i = steps - 1; i >= 0; --i)
+        timesteps_.push_back(static_cast<float>(linspace(schedule.steps() - 1, i, steps - 1)));
     } else if (spacing == "leading") {
       for (const auto t : leading(schedule.steps(), steps, config.get<std::int64_t>("steps_offset", 0)))
         timesteps_.push_back(static_cast<double>(t));
     } else {
       config.refuse("timestep_spacing", cat("euler is not computed with '", spacing, "'"));
     }
-    const at::Tensor sigmas = sigmas_of(schedule);
-    for (const double t : timesteps_) sigmas_.push_back(scalar(interpolate(sigmas, t)));
+    const SigmaTable table(schedule);
+    for (const double t : timesteps_) sigmas_.push_back(table.at_time(t));
     sigmas_.push_back(scalar(0));
     const double largest = sigmas_.front().item<float>();
     init_sigma_ = spacing == "linspace" ? largest : std::sqrt(largest * largest + 1);
   }
+  const std::vector<at::Tensor>* sigmas() const override { return &sigmas_; }
   double init_noise_sigma() const override { return init_sigma_; }
   at::Tensor scale_input(const at::Tensor& sample, std::size_t i) const override {
     return sample / (sigmas_[i].pow(2) + 1).pow(0.5);
@@ -209,7 +184,54 @@ class Euler : public Scheduler {
   double init_sigma_ = 1;
 };
 
+/// diffusers' "squaredcos_cap_v2" (Nichol & Dhariwal 2021, §3.2): from abar(t) = cos²((t + 0.008) / 1.008 · π / 2),
+/// each beta at most 0.999; in double, then float32.
+at::Tensor squared_cosine_betas(std::int64_t steps) {
+  const auto abar = [&](std::int64_t i) {
+    const double t = static_cast<double>(i) / static_cast<double>(steps);
+    return std::pow(std::cos((t + 0.008) / 1.008 * std::numbers::pi / 2), 2);
+  };
+  std::vector<double> betas;
+  for (std::int64_t i = 0; i < steps; ++i) betas.push_back(std::min(1 - abar(i + 1) / abar(i), 0.999));
+  return at::tensor(betas, at::kDouble).to(at::kFloat);
+}
+
 }  // namespace
+
+SigmaTable::SigmaTable(const NoiseSchedule& schedule) {
+  const at::Tensor sigmas = ((1 - schedule.alphas_cumprod) / schedule.alphas_cumprod).pow(0.5);
+  values_.assign(sigmas.const_data_ptr<float>(), sigmas.const_data_ptr<float>() + sigmas.numel());
+}
+
+at::Tensor SigmaTable::at_time(double t) const {
+  const double end = static_cast<double>(values_.size() - 1), low = std::clamp(std::floor(t), 0.0, end);
+  const auto i = static_cast<std::size_t>(low);
+  const double a = values_[i], b = values_[std::min(i + 1, values_.size() - 1)];
+  return scalar(a + (b - a) * (t - low));
+}
+
+SolverLevel SolverLevel::of(const at::Tensor& sigma) {
+  SolverLevel l;
+  l.alpha = 1 / (sigma.pow(2) + 1).pow(0.5);
+  l.sigma = sigma * l.alpha;
+  l.lambda = at::log(l.alpha) - at::log(l.sigma);
+  return l;
+}
+
+std::vector<double> solver_timesteps(const ModelConfig& config, std::int64_t train_steps, std::int64_t steps,
+                                     const std::string& name) {
+  const std::string spacing = spacing_of(config, "linspace");
+  std::vector<double> out;
+  if (spacing == "linspace") {
+    for (std::int64_t i = steps; i >= 1; --i) out.push_back(std::nearbyint(linspace(train_steps - 1, i, steps)));
+  } else if (spacing == "leading") {
+    const std::int64_t stride = train_steps / (steps + 1), offset = config.get<std::int64_t>("steps_offset", 0);
+    for (std::int64_t i = steps; i >= 1; --i) out.push_back(static_cast<double>(i * stride + offset));
+  } else {
+    config.refuse("timestep_spacing", cat(name, " is not computed with '", spacing, "'"));
+  }
+  return out;
+}
 
 NoiseSchedule NoiseSchedule::from(const ModelConfig& config) {
   const auto steps = config.get<std::int64_t>("num_train_timesteps", 1000);
@@ -220,7 +242,8 @@ NoiseSchedule NoiseSchedule::from(const ModelConfig& config) {
   if (kind == "scaled_linear")
     schedule.betas = at::linspace(std::sqrt(start), std::sqrt(end), steps, at::kFloat).pow(2);
   else if (kind == "linear") schedule.betas = at::linspace(start, end, steps, at::kFloat);
-  else config.refuse("beta_schedule", cat("'", kind, "' is not scaled_linear or linear"));
+  else if (kind == "squaredcos_cap_v2") schedule.betas = squared_cosine_betas(steps);
+  else config.refuse("beta_schedule", cat("'", kind, "' is not scaled_linear, linear or squaredcos_cap_v2"));
   schedule.alphas_cumprod = at::cumprod(1.0 - schedule.betas, 0);
   return schedule;
 }
@@ -231,7 +254,7 @@ at::Tensor NoiseSchedule::add_noise(const at::Tensor& x, const at::Tensor& noise
 }
 
 const std::vector<std::string>& scheduler_names() {
-  static const std::vector<std::string> names{"ddim", "pndm", "dpmpp", "euler"};
+  static const std::vector<std::string> names{"ddim", "pndm", "dpmpp", "euler", "unipc"};
   return names;
 }
 
@@ -243,8 +266,9 @@ std::unique_ptr<Scheduler> make_scheduler(const std::string& name, const ModelCo
   if (name == "pndm") return std::make_unique<Pndm>(config, steps);
   if (name == "dpmpp") return std::make_unique<DpmSolver>(config, steps);
   if (name == "euler") return std::make_unique<Euler>(config, steps);
+  if (name == "unipc") return make_unipc(config, steps);
   const std::string near = nearest_word(name, scheduler_names());
-  fail(ErrorKind::Config, {"there is no such sampler", name, "known: ddim, pndm, dpmpp, euler",
+  fail(ErrorKind::Config, {"there is no such sampler", name, "known: ddim, pndm, dpmpp, euler, unipc",
                            near.empty() ? "name one of them" : cat("did you mean '", near, "'?")});
 }
 

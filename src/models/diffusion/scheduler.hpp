@@ -32,6 +32,8 @@ class Scheduler {
   virtual double init_noise_sigma() const { return 1; }
   /// What the noise predictor sees at call i.
   virtual at::Tensor scale_input(const at::Tensor& sample, std::size_t) const { return sample; }
+  /// Noise levels of the calls and the final one, 0-dim float32; none where a sampler does not think in them.
+  virtual const std::vector<at::Tensor>* sigmas() const { return nullptr; }
   /// The sample after call i, from the predicted noise. Calls must come in order.
   virtual at::Tensor step(const at::Tensor& noise, std::size_t i, const at::Tensor& sample) = 0;
 
@@ -39,8 +41,9 @@ class Scheduler {
   std::vector<double> timesteps_;
 };
 
-/// name: "ddim", "pndm", "dpmpp" (DPM-Solver++ 2M), "euler". The configuration is a diffusers scheduler_config.json,
-/// from which each sampler takes what `from_config` would. Throws Error(Config) for another name.
+/// name: "ddim", "pndm", "dpmpp" (DPM-Solver++ 2M), "euler", "unipc". The configuration is a diffusers
+/// scheduler_config.json, from which each sampler takes what `from_config` would. Throws Error(Config) for another
+/// name.
 std::unique_ptr<Scheduler> make_scheduler(const std::string& name, const ModelConfig& config, std::int64_t steps);
 const std::vector<std::string>& scheduler_names();
 

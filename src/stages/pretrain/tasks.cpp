@@ -57,14 +57,17 @@ std::unique_ptr<PretrainTask> read_diffusion_task(Reader& root, const miniworld:
     r.key("channels", o.unet.in_channels, "channels of a latent", {1, 64});
     r.key("block_out_channels", o.unet.block_out_channels, "widths from the highest resolution down");
     r.key("attention", attention, "1 for levels with attention, 0 for those without");
-    r.key("layers_per_block", o.unet.layers_per_block, "residual blocks of a level", {1, 8});
+    std::int64_t layers = 1;
+    r.key("layers_per_block", layers, "residual blocks of a level", {1, 8});
     r.key("norm_num_groups", o.unet.norm_groups, "groups of the group norms", {1, 64});
-    r.key("heads", o.unet.heads, "attention heads", {1, 64});
+    r.key("heads", o.unet.attention_head_dim, "attention heads", {1, 64});
     o.unet.out_channels = o.unet.in_channels;
     if (attention.size() != o.unet.block_out_channels.size())
       r.refuse("attention", "its length differs from that of block_out_channels", "give one number a level");
-    o.unet.down_attention.assign(attention.begin(), attention.end());
-    o.unet.up_attention.assign(attention.rbegin(), attention.rend());
+    o.unet.layers_per_block.assign(attention.size(), layers);
+    for (const auto flag : attention)
+      o.unet.down_blocks.push_back(flag != 0 ? models::UnetBlock::CrossAttention : models::UnetBlock::Plain);
+    o.unet.up_blocks.assign(o.unet.down_blocks.rbegin(), o.unet.down_blocks.rend());
   });
   root.section("text", [&](Reader& r) {
     r.key("hidden_size", o.text.hidden_size, "width", {1, 4096});
