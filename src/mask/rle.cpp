@@ -4,14 +4,25 @@
 #include <cmath>
 
 #include "base/error.hpp"
+#include "mask/text.hpp"
 
 namespace divergen::mask {
-namespace {
 
-[[noreturn]] void refuse(const std::string& why) {
+void refuse(const std::string& why) {
   fail(ErrorKind::Data,
        {"a run-length mask is malformed", "", why, "write the file again with a tool that follows COCO's format"});
 }
+
+void refuse_sum(std::uint64_t sum, std::int64_t height, std::int64_t width) {
+  refuse(cat("its runs sum to ", sum, " or more, not to ", height, " x ", width));
+}
+
+void check_size(std::int64_t height, std::int64_t width) {
+  if (height < 0 || width < 0 || height > 1 << 20 || width > 1 << 20 || height * width > INT64_C(0xffffffff))
+    refuse(cat("its size is ", height, " x ", width));
+}
+
+namespace {
 
 /// Calls run(first, last, inside_a, inside_b) for stretches over which both masks are constant.
 template <class Run>
@@ -222,34 +233,17 @@ std::string to_text(const Rle& rle) {
 }
 
 Rle from_counts(std::vector<std::uint32_t> counts, std::int64_t height, std::int64_t width) {
-  if (height < 0 || width < 0 || height > 1 << 20 || width > 1 << 20) refuse(cat("its size is ", height, " x ", width));
+  check_size(height, width);
   std::uint64_t sum = 0;
   for (const std::uint32_t count : counts) sum += count;
-  if (sum != static_cast<std::uint64_t>(height * width))
-    refuse(cat("its runs sum to ", sum, ", not to ", height, " x ", width));
+  if (sum != static_cast<std::uint64_t>(height * width)) refuse_sum(sum, height, width);
   return {height, width, std::move(counts)};
 }
 
 Rle from_text(std::string_view text, std::int64_t height, std::int64_t width) {
   std::vector<std::uint32_t> counts;
-  std::size_t at = 0;
-  while (at < text.size()) {
-    std::int64_t x = 0;
-    int shift = 0;
-    bool more = true;
-    while (more) {
-      if (at >= text.size()) refuse("its text ends within a number");
-      const int c = text[at++] - 48;
-      if (c < 0 || c > 63 || shift > 50) refuse("its text holds a character that is not COCO's");
-      x |= static_cast<std::int64_t>(c & 0x1f) << shift;
-      more = (c & 0x20) != 0;
-      shift += 5;
-      if (!more && (c & 0x10) != 0) x |= -(std::int64_t{1} << shift);
-    }
-    if (counts.size() > 2) x += counts[counts.size() - 2];
-    if (x < 0 || x > INT64_C(0xffffffff)) refuse("it has a negative or huge run");
-    counts.push_back(static_cast<std::uint32_t>(x));
-  }
+  counts.reserve(text.size());
+  for_each_run(text, [&](std::uint32_t run) { counts.push_back(run); });
   return from_counts(std::move(counts), height, width);
 }
 

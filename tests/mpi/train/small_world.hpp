@@ -31,7 +31,7 @@ inline lvis::Dataset rectangles(const Path& images, std::uint64_t seed, std::int
     image::Image picture(height, width, 3);
     for (std::uint8_t& value : picture.pixels) value = static_cast<std::uint8_t>(90 + rng.below(40));
     const std::string name = cat("val/", id, ".png");
-    out.images.push_back({id, height, width, name, true, {11, 12, 15}, {}});
+    lvis::ImageRecord record{id, height, width, name, true, {11, 12, 15}, {}};
     const auto objects = static_cast<std::int64_t>(1 + rng.below(3));
     for (std::int64_t k = 0; k < objects; ++k) {
       const auto cls = rng.below(3);
@@ -50,8 +50,9 @@ inline lvis::Dataset rectangles(const Path& images, std::uint64_t seed, std::int
       a.area = a.box[2] * a.box[3];
       a.polygons = {{x0, y0, x1, y0, x1, y1, x0, y1}};
       out.annotations.push_back(a);
-      std::erase(out.images.back().negative, a.category_id);
+      std::erase(record.negative, a.category_id);
     }
+    out.images.push_back(record);
     if (world().is_root()) {
       make_folder((images / name).parent_path());
       write_file_atomic(images / name, image::encode_png(picture));

@@ -29,7 +29,7 @@ class crop : public testing::Test {
     std::memcpy(out.pixels.data(), tensors.bytes(*info).data(), out.pixels.size());
     return out;
   }
-  const lvis::Annotation& annotation(std::int64_t id) const {
+  lvis::Annotation annotation(std::int64_t id) const {
     return *std::find_if(dataset.annotations.begin(), dataset.annotations.end(),
                          [&](const lvis::Annotation& a) { return a.id == id; });
   }

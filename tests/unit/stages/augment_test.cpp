@@ -366,10 +366,13 @@ TEST(sample_maker, RefusesWhatCannotBeFollowed) {
 
 TEST(sample_maker, RunLengthMasksFollowTheImage) {
   World world;
-  for (lvis::Annotation& annotation : world.dataset.annotations) {
+  lvis::Annotations masks;
+  for (lvis::Annotation annotation : world.dataset.annotations) {
     annotation.rle = world.dataset.mask_of(annotation);
     annotation.polygons.clear();
+    masks.push_back(annotation);
   }
+  world.dataset.annotations = std::move(masks);
   const SampleMaker maker = world.maker(nullptr);
   World plain;
   const SampleMaker polygons = plain.maker(nullptr);
