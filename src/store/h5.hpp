@@ -17,6 +17,8 @@ namespace divergen::store::h5 {
 
 /// The innermost message of HDF5's error stack, and clears it.
 std::string take_error();
+/// The number of the system call's failure that the last take_error() of this thread told of; 0 when it was none.
+int last_errno();
 
 /// Silences HDF5's printing to stderr for this thread; errors are fetched by take_error().
 void quiet();

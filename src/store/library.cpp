@@ -15,6 +15,7 @@
 #include "base/error.hpp"
 #include "base/hash.hpp"
 #include "store/library_format.hpp"
+#include "store/library_index.hpp"
 #include "store/table_file.hpp"
 
 namespace divergen::store {
@@ -134,19 +135,24 @@ void write_library_index(const Path& folder) {
 // ---- reading -------------------------------------------------------------------------------------------------------
 
 struct Library::State {
-  Path folder;
+  explicit State(const Path& folder) : index(folder) {
+    const auto& attributes = index.table().attributes;
+    const auto found = attributes.find("library_hash");
+    if (found == attributes.end())
+      fail(ErrorKind::Data, {"the index of a library cannot be read", folder.string(), "it has no library_hash",
+                             "remove it, then run `divergen pool` again: it is made from the shards"});
+    hash = found->second;
+    for (std::size_t c = 0; c < index.categories().size(); ++c)
+      per_category[index.categories()[c]] = static_cast<std::int64_t>(index.starts()[c + 1] - index.starts()[c]);
+    for (const auto& shard : index.shards()) shards.push_back(folder / shard.name);
+  }
+
+  LibraryIndex index;
   std::string hash;
-  LibraryTables tables;
   std::map<std::int32_t, std::int64_t> per_category;
   std::vector<Path> shards;
-  std::vector<std::uint64_t> shard_rows;
-  std::vector<std::string> shard_hashes;
-  std::vector<Entry> entries;
-  struct Place {
-    std::uint64_t heap_offset = 0, png_hash = 0;
-    std::uint32_t heap_length = 0;
-  };
-  std::vector<Place> places;
+  std::once_flag once;
+  LibraryTables tables;  // parsed at the first use: prompts may be many
 
   // The most recently used shards, newest first. The lock covers only this list, never a read.
   std::mutex mutex;
@@ -157,57 +163,9 @@ struct Library::State {
   };
   std::unordered_map<std::uint32_t, Open> open;
 
-  void read_index();
-  void add_entries(const Table& table);
+  IndexEntry entry(std::size_t i) const { return index.entry(index.category_of(i), i); }
   std::shared_ptr<const TableFile> shard(std::uint32_t number);
 };
-
-void Library::State::read_index() {
-  const Path file = folder / kIndexName;
-  if (!std::filesystem::exists(file))
-    fail(ErrorKind::Data, {"not an instance library", folder.string(), cat("it holds no ", kIndexName),
-                           "name the folder that `divergen pool` made, or run that stage first"});
-  const Table table = read_table(file);
-  check_format(table, kIndexFormat);
-  tables = documents_to_tables(table);
-  try {
-    hash = table.attributes.at("library_hash");
-    for (const json& shard : json::parse(table.documents.at("shards"))) {
-      shards.push_back(folder / shard.at("file").get<std::string>());
-      shard_rows.push_back(shard.at("rows"));
-      shard_hashes.push_back(shard.at("table_hash"));
-    }
-  } catch (const std::exception& error) {
-    fail(ErrorKind::Data, {"the index of a library cannot be read", file.string(), error.what(),
-                           "remove it, then run `divergen pool` again: it is made from the shards"});
-  }
-  add_entries(table);
-}
-
-void Library::State::add_entries(const Table& table) {
-  const auto& categories = table.get<std::int32_t>("category");
-  const auto& counts = table.get<std::int64_t>("instances");
-  for (std::size_t c = 0; c < table.rows(); ++c) {
-    const std::string_view bytes = table.heap(c);
-    const std::size_t count = bytes.size() / sizeof(IndexEntry);
-    if (counts[c] < 0 || count != static_cast<std::size_t>(counts[c]) || bytes.size() % sizeof(IndexEntry) != 0)
-      fail(ErrorKind::Data, {"the index of a library is damaged", cat(folder.string(), " category ", categories[c]),
-                             cat(bytes.size(), " bytes for ", counts[c], " instances"),
-                             "remove it, then run `divergen pool` again: it is made from the shards"});
-    per_category[categories[c]] = counts[c];
-    for (std::size_t i = 0; i < count; ++i) {
-      IndexEntry from;
-      std::memcpy(&from, bytes.data() + i * sizeof from, sizeof from);
-      if (from.shard >= shards.size() || from.row >= shard_rows[from.shard])
-        fail(ErrorKind::Data, {"the index of a library is damaged", folder.string(),
-                               cat("it points to shard ", from.shard, " row ", from.row, ", which is not there"),
-                               "remove it, then run `divergen pool` again: it is made from the shards"});
-      entries.push_back({from.item_id, categories[c], from.generator, from.width, from.height, from.shard, from.row,
-                         from.similarity});
-      places.push_back({from.heap_offset, from.png_hash, from.heap_length});
-    }
-  }
-}
 
 std::shared_ptr<const TableFile> Library::State::shard(std::uint32_t number) {
   {
@@ -219,7 +177,7 @@ std::shared_ptr<const TableFile> Library::State::shard(std::uint32_t number) {
   }
   // Opened outside the lock: two threads may open the same shard at once, and one of the two is dropped.
   auto file = std::make_shared<const TableFile>(shards[number]);
-  if (to_hex(file->head().table_hash) != shard_hashes[number])
+  if (to_hex(file->head().table_hash) != index.shards()[number].table_hash)
     fail(ErrorKind::Data, {"a shard is another one than the library's index knows", shards[number].string(),
                            "it was made again after the index", "remove index.h5, then run `divergen pool` again"});
   std::lock_guard lock(mutex);
@@ -233,25 +191,49 @@ std::shared_ptr<const TableFile> Library::State::shard(std::uint32_t number) {
   return file;
 }
 
-Library::Library(const Path& folder) : state_(std::make_unique<State>()) {
-  state_->folder = folder;
-  state_->read_index();
-}
+Library::Library(const Path& folder) : state_(std::make_unique<State>(folder)) {}
 Library::~Library() = default;
 
-std::size_t Library::size() const { return state_->entries.size(); }
+std::size_t Library::size() const { return state_->index.size(); }
 const std::string& Library::hash() const { return state_->hash; }
-const LibraryTables& Library::tables() const { return state_->tables; }
+const LibraryTables& Library::tables() const {
+  std::call_once(state_->once, [&] { state_->tables = documents_to_tables(state_->index.table()); });
+  return state_->tables;
+}
 const std::map<std::int32_t, std::int64_t>& Library::per_category() const { return state_->per_category; }
 const std::vector<Path>& Library::shards() const { return state_->shards; }
-const std::vector<Library::Entry>& Library::entries() const { return state_->entries; }
+
+Library::Entry Library::entry(std::size_t i) const {
+  DIVERGEN_CHECK(i < size(), i, " of ", size());
+  const std::size_t category = state_->index.category_of(i);
+  const IndexEntry from = state_->index.entry(category, i);
+  Entry out;
+  out.item_id = from.item_id;
+  out.record_hash = from.record_hash;
+  out.category_id = state_->index.categories()[category];
+  out.generator = from.generator;
+  out.width = from.width;
+  out.height = from.height;
+  out.shard = from.shard;
+  out.row = from.row;
+  out.flags = from.flags;
+  out.similarity = from.similarity;
+  return out;
+}
+
+std::pair<std::size_t, std::size_t> Library::range_of(std::int32_t category_id) const {
+  const auto& categories = state_->index.categories();
+  const auto found = std::lower_bound(categories.begin(), categories.end(), category_id);
+  if (found == categories.end() || *found != category_id) return {0, 0};
+  const auto place = static_cast<std::size_t>(found - categories.begin());
+  return {state_->index.starts()[place], state_->index.starts()[place + 1]};
+}
 
 std::string Library::read_png(std::size_t i) const {
   DIVERGEN_CHECK(i < size(), i, " of ", size());
-  const Entry& entry = state_->entries[i];
-  const State::Place& place = state_->places[i];
-  std::string bytes = state_->shard(entry.shard)->heap_bytes(place.heap_offset, place.heap_length);
-  if (hash64(bytes) != place.png_hash)
+  const IndexEntry entry = state_->entry(i);
+  std::string bytes = state_->shard(entry.shard)->heap_bytes(entry.heap_offset, entry.heap_length);
+  if (hash64(bytes) != entry.png_hash)
     fail(ErrorKind::Data,
          {"a picture of the library is damaged", cat(state_->shards[entry.shard].string(), " row ", entry.row),
           "its bytes do not have the hash that was recorded", "run `divergen repair` on its run"});
@@ -260,15 +242,14 @@ std::string Library::read_png(std::size_t i) const {
 
 Instance Library::read(std::size_t i) const {
   DIVERGEN_CHECK(i < size(), i, " of ", size());
-  const Entry& entry = state_->entries[i];
+  const IndexEntry entry = state_->entry(i);
   const auto shard = state_->shard(entry.shard);
   const Table& columns = shard->columns();
   check_format(columns, kLibraryFormat);
   Instance instance = instance_without_png(columns, entry.row);
-  check_record(instance, state_->tables, columns, entry.row, shard->path());
+  check_record(instance, tables(), columns, entry.row, shard->path());
   instance.png = read_png(i);
-  if (instance.item_id != entry.item_id ||
-      columns.get<std::uint64_t>("png_hash")[entry.row] != state_->places[i].png_hash)
+  if (instance.item_id != entry.item_id || columns.get<std::uint64_t>("png_hash")[entry.row] != entry.png_hash)
     fail(ErrorKind::Data,
          {"the index of a library does not fit its shard", cat(shard->path().string(), " row ", entry.row),
           "they name different items", "remove index.h5, then run `divergen pool` again"});

@@ -4,11 +4,14 @@
 //
 // Opening reads the index alone, never the rows of the shards; reading an instance is one seek.
 
+#include <compare>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fs.hpp"
@@ -95,7 +98,8 @@ void write_library_index(const Path& folder);
 /// Read access. Thread-safe after construction; reading a picture is one read of just its bytes, without a lock held.
 class Library {
  public:
-  /// Reads the index alone. Throws Error(Io | Data).
+  /// Reads of the index what does not grow with the number of instances; entries are checked when they are first asked
+  /// for, a category at a time. Throws Error(Io | Data), as everything below does for a damaged index.
   explicit Library(const Path& folder);
   ~Library();
 
@@ -112,13 +116,65 @@ class Library {
 
   /// What can be known of an instance without reading its shard.
   struct Entry {
-    std::uint64_t item_id = 0;
+    std::uint64_t item_id = 0, record_hash = 0;
     std::int32_t category_id = 0, generator = 0, width = 0, height = 0;
-    std::uint32_t shard = 0, row = 0;
+    std::uint32_t shard = 0, row = 0, flags = 0;
     float similarity = 0;
   };
-  /// Sorted by (category, item id).
-  const std::vector<Entry>& entries() const;
+  Entry entry(std::size_t i) const;
+
+  /// All entries, sorted by (category, item id); each is brought in from the index as it is asked for, by value.
+  class Entries {
+   public:
+    class Iterator {
+     public:
+      using iterator_category = std::random_access_iterator_tag;
+      using value_type = Entry;
+      using difference_type = std::ptrdiff_t;
+      using pointer = void;
+      using reference = Entry;
+      Iterator() = default;
+      Iterator(const Library* library, std::size_t i) : library_(library), i_(i) {}
+      Entry operator*() const { return library_->entry(i_); }
+      Entry operator[](std::ptrdiff_t n) const { return *(*this + n); }
+      Iterator& operator+=(std::ptrdiff_t n) {
+        i_ = static_cast<std::size_t>(static_cast<std::ptrdiff_t>(i_) + n);
+        return *this;
+      }
+      Iterator& operator-=(std::ptrdiff_t n) { return *this += -n; }
+      Iterator& operator++() { return *this += 1; }
+      Iterator& operator--() { return *this -= 1; }
+      Iterator operator++(int) {
+        const Iterator before = *this;
+        ++i_;
+        return before;
+      }
+      friend Iterator operator+(Iterator it, std::ptrdiff_t n) { return it += n; }
+      friend Iterator operator-(Iterator it, std::ptrdiff_t n) { return it -= n; }
+      friend std::ptrdiff_t operator-(const Iterator& a, const Iterator& b) {
+        return static_cast<std::ptrdiff_t>(a.i_) - static_cast<std::ptrdiff_t>(b.i_);
+      }
+      auto operator<=>(const Iterator&) const = default;
+
+     private:
+      const Library* library_ = nullptr;
+      std::size_t i_ = 0;
+    };
+    explicit Entries(const Library* library) : library_(library) {}
+    std::size_t size() const { return library_->size(); }
+    bool empty() const { return size() == 0; }
+    Entry operator[](std::size_t i) const { return library_->entry(i); }
+    Entry front() const { return library_->entry(0); }
+    Entry back() const { return library_->entry(size() - 1); }
+    Iterator begin() const { return {library_, 0}; }
+    Iterator end() const { return {library_, size()}; }
+
+   private:
+    const Library* library_;
+  };
+  Entries entries() const { return Entries(this); }
+  /// The entries of a category: [first, last). Empty when it has none.
+  std::pair<std::size_t, std::size_t> range_of(std::int32_t category_id) const;
 
   /// PNG bytes of entry `i`, checked against their hash in the index. Throws Error(Io | Data) naming shard, row.
   std::string read_png(std::size_t i) const;

@@ -165,12 +165,20 @@ Table make_library_table(const std::vector<Instance>& instances, const LibraryTa
   column("similarity", [](const Instance& i) { return i.similarity; });
   column("clip_score", [](const Instance& i) { return i.clip_score; });
   column("flags", [](const Instance& i) { return i.flags; });
-  column("png_hash", [](const Instance& i) { return hash64(i.png); });
-  column("record_hash", [&](const Instance& i) { return record_hash(i, tables); });
-  std::vector<std::string> heap;
-  heap.reserve(instances.size());
-  for (const Instance& instance : instances) heap.push_back(instance.png);
-  table.set_heap(heap);
+  std::vector<std::uint64_t> png_hashes, record_hashes, lengths;
+  std::size_t bytes = 0;
+  for (const Instance& instance : instances) bytes += instance.png.size();
+  std::string heap;
+  heap.reserve(bytes);
+  for (const Instance& instance : instances) {
+    png_hashes.push_back(hash64(instance.png));
+    record_hashes.push_back(record_hash(instance, tables, png_hashes.back()));
+    lengths.push_back(instance.png.size());
+    heap += instance.png;
+  }
+  table.add("png_hash", std::move(png_hashes));
+  table.add("record_hash", std::move(record_hashes));
+  table.set_heap(std::move(heap), std::move(lengths));
   tables_to_documents(tables, table);
   table.documents["prompts"] = prompts_in_use(instances, tables).dump();
   return table;

@@ -13,16 +13,6 @@ std::size_t length_of(const ColumnValues& values) {
   return std::visit([](const auto& v) { return v.size(); }, values);
 }
 
-void append_value(std::string& bytes, const ColumnValues& values, std::size_t row) {
-  std::visit(
-      [&](const auto& v) {
-        char raw[sizeof v[row]];
-        std::memcpy(raw, &v[row], sizeof v[row]);
-        bytes.append(raw, sizeof raw);
-      },
-      values);
-}
-
 }  // namespace
 
 const Column* Table::find(std::string_view name) const {
@@ -76,27 +66,66 @@ void Table::set_heap(const std::vector<std::string>& entries) {
   }
 }
 
+void Table::set_heap(std::string bytes, std::vector<std::uint64_t> lengths) {
+  DIVERGEN_CHECK(columns_.empty() || lengths.size() == rows_, lengths.size(), " entries for ", rows_, " rows");
+  rows_ = lengths.size();
+  has_heap_ = true;
+  offsets_.clear();
+  std::uint64_t at = 0;
+  for (const std::uint64_t length : lengths) {
+    offsets_.push_back(at);
+    at += length;
+  }
+  DIVERGEN_CHECK(at == bytes.size(), at, " bytes of entries, ", bytes.size(), " in the heap");
+  lengths_ = std::move(lengths);
+  heap_ = std::move(bytes);
+}
+
 std::string_view Table::heap(std::size_t row) const {
   DIVERGEN_CHECK(has_heap_ && row < rows_);
   return std::string_view(heap_).substr(offsets_[row], lengths_[row]);
 }
 
-std::uint64_t Table::row_hash(std::size_t row) const {
-  std::string bytes;
-  for (const Column& column : columns_) {
-    bytes.append(column.name).append(1, static_cast<char>(column.values.index()));
-    append_value(bytes, column.values, row);
+/// What a row's hash is made of, but for the heap: each column's name, type and value. All but the values is the same
+/// in every row.
+class Table::RowBytes {
+ public:
+  explicit RowBytes(const Table& table) : table_(table) {
+    for (const Column& column : table.columns_) {
+      bytes_.append(column.name).append(1, static_cast<char>(column.values.index()));
+      places_.push_back(bytes_.size());
+      bytes_.append(std::visit([](const auto& v) { return sizeof v[0]; }, column.values), '\0');
+    }
   }
-  const std::uint64_t hash = hash64(bytes);
-  return has_heap_ ? hash64(heap(row), hash) : hash;
+  std::uint64_t hash(std::size_t row) {
+    for (std::size_t c = 0; c < places_.size(); ++c)
+      std::visit([&](const auto& v) { std::memcpy(bytes_.data() + places_[c], &v[row], sizeof v[row]); },
+                 table_.columns_[c].values);
+    const std::uint64_t hash = hash64(bytes_);
+    return table_.has_heap_ ? hash64(table_.heap(row), hash) : hash;
+  }
+
+ private:
+  const Table& table_;
+  std::string bytes_;
+  std::vector<std::size_t> places_;
+};
+
+std::uint64_t Table::row_hash(std::size_t row) const {
+  DIVERGEN_CHECK(row < rows_, row, " of ", rows_);
+  return RowBytes(*this).hash(row);
 }
 
-std::uint64_t Table::table_hash() const {
-  std::uint64_t hash = hash64(cat(format_, version_, ":", rows_));
-  for (std::size_t i = 0; i < rows_; ++i) {
-    const std::uint64_t row = row_hash(i);
-    hash = hash64({reinterpret_cast<const char*>(&row), sizeof row}, hash);
-  }
+std::vector<std::uint64_t> Table::row_hashes() const {
+  RowBytes bytes(*this);
+  std::vector<std::uint64_t> hashes(rows_);
+  for (std::size_t i = 0; i < rows_; ++i) hashes[i] = bytes.hash(i);
+  return hashes;
+}
+
+std::uint64_t Table::table_hash(std::span<const std::uint64_t> row_hashes) const {
+  std::uint64_t hash = hash64(cat(format_, version_, ":", row_hashes.size()));
+  for (const std::uint64_t row : row_hashes) hash = hash64({reinterpret_cast<const char*>(&row), sizeof row}, hash);
   for (const auto& [name, text] : documents) hash = hash64(text, hash64(name, hash));
   for (const auto& [name, text] : attributes) hash = hash64(text, hash64(name, hash));
   return hash;

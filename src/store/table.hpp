@@ -59,19 +59,28 @@ class Table {
 
   /// One entry for each row, in row order.
   void set_heap(const std::vector<std::string>& entries);
+  /// The same from the entries' bytes one after another, and the length of each: without copying them.
+  void set_heap(std::string bytes, std::vector<std::uint64_t> lengths);
   bool has_heap() const { return has_heap_; }
   std::string_view heap(std::size_t row) const;
+  /// All entries one after another.
+  std::string_view heap_bytes() const { return heap_; }
 
   std::map<std::string, std::string> attributes;
   std::map<std::string, std::string> documents;
 
   /// XXH3 over the names, types and values of row `row` of all columns and its heap bytes.
   std::uint64_t row_hash(std::size_t row) const;
-  /// Hash over all rows in order, and their number.
-  std::uint64_t table_hash() const;
+  /// That of every row, in order: one pass over the table.
+  std::vector<std::uint64_t> row_hashes() const;
+  /// Hash over all rows in order, and their number, documents and attributes.
+  std::uint64_t table_hash() const { return table_hash(row_hashes()); }
+  /// The same when the rows' hashes are known already.
+  std::uint64_t table_hash(std::span<const std::uint64_t> row_hashes) const;
 
  private:
-  friend Table read_table(const Path& path);
+  friend Table read_unsealed_table(const Path& path, std::vector<std::uint64_t>* row_hashes);
+  class RowBytes;
   const Column* find(std::string_view name) const;
   void add_column(Column column);
 

@@ -89,32 +89,4 @@ std::string TableFile::heap_of_row(std::size_t row) const {
   return heap_bytes(table.get<std::uint64_t>(h5::kHeapOffset)[row], table.get<std::uint64_t>(h5::kHeapLength)[row]);
 }
 
-std::vector<TableProblem> check_table(const Path& path) {
-  const std::optional<std::string> problem = verify_table(path);
-  if (!problem) return {};
-  std::vector<TableProblem> rows;
-  try {
-    const TableFile file(path);
-    const Table& columns = file.columns();
-    Table row_table(columns.format(), columns.version());
-    for (const Column& column : columns.columns())
-      if (column.name != h5::kRowHash && column.name != h5::kHeapOffset && column.name != h5::kHeapLength)
-        std::visit([&](const auto& v) { row_table.add(column.name, v); }, column.values);
-    if (columns.has(h5::kHeapOffset)) {
-      std::vector<std::string> entries(columns.rows());
-      for (std::size_t i = 0; i < entries.size(); ++i) entries[i] = file.heap_of_row(i);
-      row_table.set_heap(entries);
-    }
-    const auto& hashes = columns.get<std::uint64_t>(h5::kRowHash);
-    for (std::size_t i = 0; i < hashes.size(); ++i)
-      if (row_table.row_hash(i) != hashes[i])
-        rows.push_back({i, cat(path.string(), " row ", i), "its contents do not have the hash that was recorded"});
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::Data && error.kind() != ErrorKind::Io) throw;
-    rows.clear();  // too damaged to tell rows apart
-  }
-  if (rows.empty()) rows.push_back({std::nullopt, path.string(), *problem});
-  return rows;
-}
-
 }  // namespace divergen::store

@@ -23,6 +23,9 @@ class TableFile {
   const Path& path() const { return path_; }
   const TableHead& head() const { return head_; }
   std::uint64_t heap_size() const { return heap_size_; }
+  /// The heap lies in the file in pieces of so many bytes, the last one padded to as many; and where each begins.
+  std::uint64_t heap_piece() const { return chunk_; }
+  const std::vector<std::uint64_t>& heap_places() const { return address_; }
 
   /// Bytes [offset, offset + length) of the heap. Throws Error(Io | Data).
   std::string heap_bytes(std::uint64_t offset, std::uint64_t length) const;
@@ -43,10 +46,11 @@ class TableFile {
   mutable Table columns_;
 };
 
-/// Something wrong in a table file; `row` only where it can be told which.
+/// Something wrong in a table file; `row` only where it can be told which, `column` ("columns/area", "heap",
+/// "documents/prompts") where the checksums tell, "" elsewhere.
 struct TableProblem {
   std::optional<std::size_t> row;
-  std::string object, why;
+  std::string column, object, why;
 };
 /// Everything that is wrong with a file, row by row as far as it can still be read. Empty when it is whole.
 std::vector<TableProblem> check_table(const Path& path);

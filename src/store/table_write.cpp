@@ -1,0 +1,227 @@
+// Table -> HDF5 file: written once, closed, read back, flushed, renamed.
+
+#include <fcntl.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+
+#include "base/fault.hpp"
+#include "base/hash.hpp"
+#include "base/system_error.hpp"
+#include "base/text.hpp"
+#include "store/fletcher32.hpp"
+#include "store/h5.hpp"
+#include "store/h5_reader.hpp"
+#include "store/seal.hpp"
+#include "store/table.hpp"
+#include "store/table_parts.hpp"
+
+namespace divergen::store {
+namespace {
+
+using h5::kHeapLength;
+using h5::kHeapOffset;
+using h5::kRowHash;
+
+constexpr std::uint64_t kChunkBytes = 1 << 20;  // one checksum covers this much ...
+constexpr std::uint64_t kMostChunks = 256;  // ... or more in a large heap: finding a chunk takes HDF5 a walk over all
+constexpr std::uint64_t kFull = 1 << 20;    // with less than this free, a failed write is put down to the full device
+
+class Writer {
+ public:
+  explicit Writer(const Path& path) : lock_(h5::library_mutex()), path_(path) {
+    h5::quiet();
+    h5::Handle access = h5::file_access();
+    H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_LATEST);
+    h5::Handle create(H5Pcreate(H5P_FILE_CREATE), &H5Pclose);
+    H5Pset_obj_track_times(create.get(), 0);
+    file_ = take(H5Fcreate(path.c_str(), H5F_ACC_EXCL, create.get(), access.get()), &H5Fclose, "create");
+  }
+
+  void attribute(const std::string& name, const std::string& text) {
+    h5::Handle type = take(H5Tcopy(H5T_C_S1), &H5Tclose, name);
+    check(H5Tset_size(type.get(), text.size() + 1), name);
+    check(H5Tset_cset(type.get(), H5T_CSET_UTF8), name);
+    h5::Handle space = take(H5Screate(H5S_SCALAR), &H5Sclose, name);
+    h5::Handle id =
+        take(H5Acreate2(file_.get(), name.c_str(), type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), &H5Aclose, name);
+    check(H5Awrite(id.get(), type.get(), text.c_str()), name);
+  }
+
+  void group(const char* name) {
+    h5::Handle create = take(H5Pcreate(H5P_GROUP_CREATE), &H5Pclose, name);
+    H5Pset_obj_track_times(create.get(), 0);  // the same table is the same bytes whenever it is written
+    h5::Handle id = take(H5Gcreate2(file_.get(), name, H5P_DEFAULT, create.get(), H5P_DEFAULT), &H5Gclose, name);
+  }
+
+  template <class T>
+  void dataset(const std::string& name, const T* values, std::size_t count) {
+    h5::Handle id = create_dataset<T>(name, count, std::min<hsize_t>(count, kChunkBytes / sizeof(T)));
+    if (count > 0) check(H5Dwrite(id.get(), h5::type_of<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values), name);
+    if (!id.close()) failed(name);
+  }
+
+  /// A dataset of bytes, its chunks put together and checksummed here: HDF5's own way is several times slower.
+  void heap(std::string_view bytes) {
+    const std::string name = "heap";
+    hsize_t chunk = std::min<hsize_t>(std::max<std::uint64_t>(bytes.size(), 1), kChunkBytes);
+    while (bytes.size() / chunk > kMostChunks) chunk *= 2;
+    h5::Handle id = create_dataset<std::uint8_t>(name, bytes.size(), chunk);
+    std::string piece;
+    for (hsize_t at = 0; at < bytes.size(); at += chunk) {
+      piece.assign(bytes.substr(at, chunk));
+      piece.resize(chunk);  // the last one is padded with zeros
+      const std::uint32_t sum = fletcher32(piece);
+      for (int i = 0; i < 4; ++i) piece.push_back(static_cast<char>(sum >> (8 * i)));
+      check(H5Dwrite_chunk(id.get(), H5P_DEFAULT, 0, &at, piece.size(), piece.data()), name);
+    }
+    if (!id.close()) failed(name);
+  }
+
+  void close() {
+    check(H5Fflush(file_.get(), H5F_SCOPE_GLOBAL), "flush");
+    if (!file_.close()) failed("close");
+  }
+
+ private:
+  template <class T>
+  h5::Handle create_dataset(const std::string& name, hsize_t size, hsize_t chunk) {
+    h5::Handle space = take(H5Screate_simple(1, &size, nullptr), &H5Sclose, name);
+    h5::Handle create = take(H5Pcreate(H5P_DATASET_CREATE), &H5Pclose, name);
+    H5Pset_obj_track_times(create.get(), 0);
+    if (size > 0) {
+      check(H5Pset_chunk(create.get(), 1, &chunk), name);
+      check(H5Pset_fletcher32(create.get()), name);
+    }
+    return take(
+        H5Dcreate2(file_.get(), name.c_str(), h5::type_of<T>(), space.get(), H5P_DEFAULT, create.get(), H5P_DEFAULT),
+        &H5Dclose, name);
+  }
+  h5::Handle take(hid_t id, h5::Handle::Closer closer, const std::string& object) {
+    if (id < 0) failed(object);
+    return {id, closer};
+  }
+  void check(herr_t status, const std::string& object) {
+    if (status < 0) failed(object);
+  }
+  [[noreturn]] void failed(const std::string& object) {
+    const std::string why = h5::take_error();
+    const std::string place = cat(path_.string(), " [", object, "]");
+    if (h5::last_errno() != 0) fail_errno("cannot write a table file", place, h5::last_errno());
+    std::error_code ignored;
+    const auto space = std::filesystem::space(path_.parent_path().empty() ? "." : path_.parent_path(), ignored);
+    if (!ignored && space.available < kFull) fail_errno("cannot write a table file", place, ENOSPC);
+    fail(ErrorKind::Io,
+         {"cannot write a table file", place, why, "check the disk, then run the same command again: it continues"});
+  }
+
+  std::lock_guard<std::mutex> lock_;  // first, so that the handles are closed under it
+  Path path_;
+  h5::Handle file_;
+};
+
+void write_file(const Table& table, const std::vector<std::uint64_t>& hashes, const Path& part) {
+  Writer writer(part);
+  fault::reach("shard.created");
+  writer.attribute("format", table.format());
+  writer.attribute("version", std::to_string(table.version()));
+  writer.attribute("rows", std::to_string(table.rows()));
+  writer.attribute("table_hash", to_hex(table.table_hash(hashes)));
+  for (const auto& [name, text] : table.attributes) writer.attribute(name, text);
+  writer.group("columns");
+  for (const Column& column : table.columns())
+    std::visit([&](const auto& v) { writer.dataset("columns/" + column.name, v.data(), v.size()); }, column.values);
+  writer.dataset(cat("columns/", kRowHash), hashes.data(), hashes.size());
+  fault::reach("shard.columns_written");
+  if (table.has_heap()) {
+    std::vector<std::uint64_t> offsets, lengths;
+    std::uint64_t at = 0;
+    for (std::size_t i = 0; i < table.rows(); ++i) {
+      offsets.push_back(at);
+      lengths.push_back(table.heap(i).size());
+      at += lengths.back();
+    }
+    writer.dataset(cat("columns/", kHeapOffset), offsets.data(), offsets.size());
+    writer.dataset(cat("columns/", kHeapLength), lengths.data(), lengths.size());
+    writer.heap(table.heap_bytes());
+    fault::reach("shard.heap_written");
+  }
+  writer.group("documents");
+  for (const auto& [name, text] : table.documents)
+    writer.dataset("documents/" + name, reinterpret_cast<const std::uint8_t*>(text.data()), text.size());
+  fault::reach("shard.before_close");
+  writer.close();
+}
+
+Path folder_of(const Path& path) { return path.has_parent_path() ? path.parent_path() : Path("."); }
+
+[[noreturn]] void no_space(const Path& path, const std::string& why) {
+  fail(ErrorKind::NoSpace, {"cannot write a table file", path.string(), why,
+                            "free some space, then run the same command again: it continues"});
+}
+
+std::uint64_t bytes_of(const Table& table) {
+  std::uint64_t bytes = 0;
+  for (const Column& column : table.columns())
+    std::visit([&](const auto& v) { bytes += v.size() * sizeof v[0]; }, column.values);
+  bytes += table.heap_bytes().size();
+  for (const auto& [name, text] : table.documents) bytes += text.size();
+  return bytes;
+}
+
+/// Better told before the work than found out in the middle of it; a full device is still noticed there.
+void check_room(const Table& table, const Path& path) {
+  const std::uint64_t needed = bytes_of(table), available = free_bytes(folder_of(path));
+  if (available < needed)
+    no_space(path, cat("it takes ", human_bytes(needed), ", and ", human_bytes(available), " are free"));
+  struct statvfs info {};
+  // File systems without a fixed number of files say 0 of 0.
+  if (::statvfs(folder_of(path).c_str(), &info) == 0 && info.f_files > 0 && info.f_favail == 0)
+    no_space(path, "the file system has no room for another file (no free inodes)");
+}
+
+/// HDF5's close code is not believed (measured: it reports success on a full disk): everything is read back.
+void check_written(const std::vector<std::uint64_t>& hashes, const Path& part, const Path& path) {
+  std::string problem;
+  try {
+    check_seal_size(part);
+    std::vector<std::uint64_t> back;
+    read_unsealed_table(part, &back);
+    if (back == hashes) return;
+    problem = "its rows are not those that were written";
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::Data) throw;
+    problem = cat(error.text().object, ": ", error.text().why);
+  }
+  if (free_bytes(folder_of(path)) < kFull) no_space(path, "no space is left on the device");
+  fail(ErrorKind::Io, {"a table file did not survive its writing", path.string(), problem,
+                       "check the disk and its free space, then run the same command again: it continues"});
+}
+
+}  // namespace
+
+void write_table(const Table& table, const Path& path) {
+  const std::vector<std::uint64_t> hashes = table.row_hashes();
+  with_retries("writing " + path.string(), [&] {
+    fault::reach("shard.start");
+    check_room(table, path);
+    const Path part = part_name(path);
+    try {
+      write_file(table, hashes, part);
+      fault::reach("shard.closed");
+      append_seal(part);
+      fault::reach("shard.sealed");
+      check_written(hashes, part, path);
+      fault::reach("shard.verified");
+      commit_file(part, path);
+    } catch (...) {
+      remove_quietly(part);
+      throw;
+    }
+  });
+}
+
+}  // namespace divergen::store
