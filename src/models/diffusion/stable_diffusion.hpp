@@ -1,13 +1,12 @@
 #pragma once
 // Stable Diffusion: prompt -> text states -> denoised latents -> picture. A diffusers folder gives the parts.
 
-#include <map>
-
 #include "models/clip/text.hpp"
 #include "models/diffusion/autoencoder_kl.hpp"
 #include "models/diffusion/scheduler.hpp"
 #include "models/diffusion/unet2d_condition.hpp"
 #include "models/generator.hpp"
+#include "models/prompt_cache.hpp"
 #include "tokenizers/clip_bpe.hpp"
 
 namespace divergen::models {
@@ -18,28 +17,30 @@ at::Tensor denoise(const UNet2DCondition& unet, Scheduler& scheduler, const at::
                    const at::Tensor& negative_text, const at::Tensor& text, double guidance,
                    const std::function<void(std::size_t, const at::Tensor&)>& watch = {});
 
-/// Unit noise of one item, from its seed alone: [1, C, h, w].
+/// Unit noise of one item in float32, from its seed alone: [1, C, h, w].
 at::Tensor item_noise(std::uint64_t seed, at::IntArrayRef sizes);
 
 class StableDiffusion : public TextToImage {
  public:
   /// Throws Error(Io | Data | Config).
-  explicit StableDiffusion(const GeneratorSettings& settings);
+  explicit StableDiffusion(const GeneratorSettings& settings, at::Device device = at::kCPU);
 
   std::vector<image::Image> generate(std::span<const GenerationItem> items) override;
   const std::string& weights_hash() const override { return hash_; }
 
  private:
-  const at::Tensor& text_states(const std::string& prompt);
+  at::Tensor text_states(const std::string& prompt);  // [1, 77, D]
 
   GeneratorSettings settings_;
+  at::ScalarType type_;
+  at::Device device_;
   std::string hash_;
   ModelConfig scheduler_config_;
   tokenizers::ClipBpe tokenizer_;
   std::unique_ptr<ClipTextModel> text_;
   std::unique_ptr<UNet2DCondition> unet_;
   std::unique_ptr<AutoencoderKL> vae_;
-  std::map<std::string, at::Tensor> states_;  // [1, 77, D] of each distinct prompt
+  PromptCache prompts_;
 };
 
 }  // namespace divergen::models
