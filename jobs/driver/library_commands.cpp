@@ -6,21 +6,20 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
-#include "base/hash.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "driver/commands.hpp"
 #include "driver/launch.hpp"
+#include "driver/weight_facts.hpp"
 #include "image/image.hpp"
 #include "store/inspect.hpp"
-#include "weights/torch_file.hpp"
 
 namespace divergen::driver {
 namespace {
 
 struct Options {
-  std::string path, sheet;
-  bool json = false;
+  std::string path, sheet, prefix;
+  bool json = false, keys = false;
 };
 
 /// A run directory's library, or the folder itself.
@@ -29,32 +28,19 @@ Path library_folder(const std::string& given) {
   return std::filesystem::exists(pool / "index.h5") ? pool : Path(given);
 }
 
-nlohmann::json inspect_weights(const Path& file) {
-  nlohmann::json out{{"file", file.string()}, {"hash", to_hex(hash_file(file))}, {"tensors", nlohmann::json::object()}};
-  const auto add = [&](const std::string& name, weights::DType type, const std::vector<std::int64_t>& shape) {
-    out["tensors"][name] = {{"type", weights::to_string(type)}, {"shape", shape}};
-  };
-  if (file.extension() == ".safetensors") {
-    const weights::SafetensorsFile weights(file);
-    for (const auto& tensor : weights.tensors()) add(tensor.name, tensor.dtype, tensor.shape);
-    out["metadata"] = weights.metadata();
-  } else {
-    for (const auto& [name, tensor] : weights::TorchFile(file).tensors()) add(name, tensor.dtype, tensor.shape);
-  }
-  return out;
-}
-
 int inspect(const Options& o) {
-  const bool is_folder = std::filesystem::is_directory(o.path);
-  const nlohmann::json facts = is_folder ? store::inspect_library(library_folder(o.path)) : inspect_weights(o.path);
-  if (!o.sheet.empty()) {
-    if (!is_folder)
+  if (is_weights(o.path)) {
+    if (!o.sheet.empty())
       fail(ErrorKind::Usage, {"there is no contact sheet of a weight file", o.path, "", "name a library or a run"});
+    return inspect_weights(o.path, o.prefix, o.keys, o.json);
+  }
+  const nlohmann::json facts = store::inspect_library(library_folder(o.path));
+  if (!o.sheet.empty()) {
     const store::Library library(library_folder(o.path));
     write_file_atomic(o.sheet, image::encode_png(store::contact_sheet(library), 6));
     log::info("contact sheet: ", o.sheet);
   }
-  if (o.json || !is_folder) {
+  if (o.json) {
     std::cout << facts.dump(2) << '\n';
   } else {
     for (const auto& [key, value] : facts.items())
@@ -91,9 +77,13 @@ void add_library_commands(CLI::App& app, Action& action) {
   auto o = std::make_shared<Options>();
   auto* show = app.add_subcommand("inspect",
                                   "what is in a library, a run or a weight file\n\n"
-                                  "Example: divergen inspect runs/mini --contact-sheet sheet.png");
-  show->add_option("path", o->path, "folder of a library or a run, or a weight file")->required();
+                                  "Example: divergen inspect runs/mini --contact-sheet sheet.png\n"
+                                  "         divergen inspect model_final.pth --prefix model_ema.module. --keys");
+  show->add_option("path", o->path, "folder of a library or a run; weight file, index of shards or their folder")
+      ->required();
   show->add_option("--contact-sheet", o->sheet, "write a PNG of its instances");
+  show->add_flag("--keys", o->keys, "of weights: every name, shape and type");
+  show->add_option("--prefix", o->prefix, "of weights: only names that begin so, without it");
   show->add_flag("--json", o->json, "machine-readable, on stdout");
   show->callback([o, &action] { action = [o] { return inspect(*o); }; });
   auto* check = app.add_subcommand("verify", "checks every record of a run or a library");

@@ -2,10 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
+#include <optional>
+#include <span>
 
 #include "base/error.hpp"
-#include "weights/torch_file.hpp"
+#include "weights/weights.hpp"
 
 namespace divergen::nn {
 namespace {
@@ -17,11 +18,25 @@ constexpr std::pair<DType, at::ScalarType> kTypes[] = {
     {DType::I64, at::kLong},   {DType::I32, at::kInt},   {DType::I16, at::kShort}, {DType::I8, at::kChar},
     {DType::U8, at::kByte},    {DType::Bool, at::kBool}};
 
-at::Tensor view_of(const weights::SafetensorsFile& file, const weights::TensorInfo& info) {
-  // The mapping is read-only; nobody writes through this view, it is only a source of copies.
-  auto* data = const_cast<std::byte*>(file.bytes(info).data());
-  if (info.end == info.begin) return at::empty(info.shape, to_scalar_type(info.dtype));
-  return at::from_blob(data, info.shape, at::TensorOptions().dtype(to_scalar_type(info.dtype)));
+std::optional<DType> find_dtype(at::ScalarType type) {
+  for (const auto& [ours, theirs] : kTypes)
+    if (theirs == type) return ours;
+  return std::nullopt;
+}
+
+/// Floating types convert to each other on load, integers too; a file with another kind belongs to another model.
+enum class TypeClass { Floating, Integer, Bool, Other };
+TypeClass class_of(std::optional<DType> type) {
+  if (!type) return TypeClass::Other;
+  if (weights::is_floating(*type)) return TypeClass::Floating;
+  if (*type == DType::Bool) return TypeClass::Bool;
+  const bool is_integer =
+      *type == DType::I64 || *type == DType::I32 || *type == DType::I16 || *type == DType::I8 || *type == DType::U8;
+  return is_integer ? TypeClass::Integer : TypeClass::Other;
+}
+
+std::span<std::byte> bytes_of(at::Tensor& tensor) {
+  return {static_cast<std::byte*>(tensor.mutable_data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
 }
 
 /// Collects what does not fit, so that one message tells all.
@@ -44,8 +59,21 @@ class Misfit {
 
 struct Source {
   std::vector<std::int64_t> shape;
-  std::function<at::Tensor()> read;
+  std::optional<DType> dtype;
+  std::string type_text;                  // for messages
+  std::function<void(at::Tensor&)> fill;  // copies into a tensor of the same shape, converting
 };
+
+void check_fit(const NamedTensor& target, const Source& source, Misfit& misfit) {
+  const auto wanted = find_dtype(target.tensor.scalar_type());
+  if (target.tensor.sizes() != at::IntArrayRef(source.shape))
+    misfit.add(cat("wrong shape of '", target.name, "': expected ", weights::shape_text(target.tensor.sizes()),
+                   ", found ", weights::shape_text(source.shape)));
+  else if (class_of(wanted) != class_of(source.dtype) || class_of(wanted) == TypeClass::Other)
+    misfit.add(cat("wrong dtype of '", target.name, "': expected ",
+                   wanted ? std::string(weights::to_string(*wanted)) : at::toString(target.tensor.scalar_type()),
+                   ", found ", source.type_text));
+}
 
 void load_from(Module& module, const std::map<std::string, Source>& sources, const std::string& name_of_source,
                const LoadOptions& options) {
@@ -55,47 +83,44 @@ void load_from(Module& module, const std::map<std::string, Source>& sources, con
   for (const NamedTensor& target : targets) {
     by_name[target.name] = &target;
     const auto source = sources.find(target.name);
-    if (source == sources.end()) {
-      if (target.is_persistent && !(options.may_miss && options.may_miss(target.name)))
-        misfit.add(cat("missing '", target.name, "'"));
-    } else if (target.tensor.sizes() != at::IntArrayRef(source->second.shape)) {
-      misfit.add(cat("wrong shape of '", target.name, "': expected ", weights::shape_text(target.tensor.sizes()),
-                     ", found ", weights::shape_text(source->second.shape)));
-    }
+    if (source != sources.end()) check_fit(target, source->second, misfit);
+    else if (target.is_persistent && !(options.may_miss && options.may_miss(target.name)))
+      misfit.add(cat("missing '", target.name, "': expected ", weights::shape_text(target.tensor.sizes())));
   }
   for (const auto& [name, source] : sources)
     if (!by_name.contains(name) && !(options.may_surplus && options.may_surplus(name)))
-      misfit.add(cat("surplus '", name, "'"));
+      misfit.add(cat("surplus '", weights::shown(name), "': found ", source.type_text, " ",
+                     weights::shape_text(source.shape)));
   misfit.check(name_of_source);
   at::NoGradGuard no_grad;
   for (const NamedTensor& target : targets) {
     const auto source = sources.find(target.name);
     if (source == sources.end()) continue;
     at::Tensor tensor = target.tensor;
-    tensor.copy_(source->second.read());
+    source->second.fill(tensor);
   }
 }
 
-bool is_torch_file(const Path& path) {
-  const std::string extension = path.extension().string();
-  return extension == ".pth" || extension == ".pt" || extension == ".bin";
+/// Reads straight into the tensor's memory where it lies on the CPU in row-major order, else through one of its own.
+void fill_from(const weights::WeightSource& source, const weights::Weight& weight, at::Tensor& target,
+               const weights::ReadOptions& options) {
+  const DType wanted = to_dtype(target.scalar_type());
+  const DType type = weights::is_floating(weight.dtype) ? wanted : weight.dtype;
+  if (target.is_cpu() && target.is_contiguous() && type == wanted)
+    return weights::read_as(source, weight, type, bytes_of(target), options);
+  at::Tensor copy = at::empty(weight.shape, at::TensorOptions().dtype(to_scalar_type(type)));
+  weights::read_as(source, weight, type, bytes_of(copy), options);
+  target.copy_(copy);
 }
 
-TensorMap load_torch(const Path& path, const std::string& key) {
-  const weights::TorchFile file(path);
-  TensorMap out;
-  for (const auto& [name, tensor] : file.tensors(key)) {
-    const auto type = to_scalar_type(tensor.dtype);
-    const auto bytes = file.storage(tensor);
-    if (bytes.empty()) {
-      out[name] = at::empty(tensor.shape, type);
-      continue;
-    }
-    auto* data = const_cast<std::byte*>(bytes.data()) + tensor.offset * weights::size_of(tensor.dtype);
-    out[name] = at::from_blob(data, tensor.shape, tensor.stride, at::TensorOptions().dtype(type))
-                    .clone(at::MemoryFormat::Contiguous);
-  }
-  return out;
+void fill_from(const at::Tensor& tensor, const std::string& key, const std::string& source, at::Tensor& target,
+               const LoadOptions& options) {
+  if (!options.may_be_not_finite && at::isFloatingType(tensor.scalar_type()) &&
+      !at::isfinite(tensor).all().item<bool>())
+    fail(ErrorKind::Data,
+         {"a weight is not a finite number", cat(source, " [", weights::shown(key), "]"),
+          "expected finite values, found NaN or infinity", "download the file again, or take an earlier checkpoint"});
+  target.copy_(tensor);
 }
 
 std::string renamed(const LoadOptions& options, const std::string& name) {
@@ -107,22 +132,29 @@ std::string renamed(const LoadOptions& options, const std::string& name) {
 at::ScalarType to_scalar_type(DType type) {
   for (const auto& [ours, theirs] : kTypes)
     if (ours == type) return theirs;
-  check_failed("a known DType", "");
+  fail(ErrorKind::Data,
+       {"a type of weights has no use here", std::string(weights::to_string(type)), "", "convert it first"});
 }
 
 DType to_dtype(at::ScalarType type) {
-  for (const auto& [ours, theirs] : kTypes)
-    if (theirs == type) return ours;
+  if (const auto found = find_dtype(type)) return *found;
   fail(ErrorKind::Data,
        {"a tensor's type cannot be written to safetensors", at::toString(type), "", "convert it first"});
 }
 
-TensorMap load_tensors(const Path& path, const std::string& key) {
-  if (is_torch_file(path)) return load_torch(path, key);
-  const weights::SafetensorsFile file(path);
+TensorMap load_tensors(const weights::WeightSource& source) {
   TensorMap out;
-  for (const auto& info : file.tensors()) out[info.name] = view_of(file, info).clone();
+  for (const weights::Weight& weight : source.tensors()) {
+    at::Tensor tensor = at::empty(weight.shape, at::TensorOptions().dtype(to_scalar_type(weight.dtype)));
+    weights::read_as(source, weight, weight.dtype, bytes_of(tensor));
+    out[weight.name] = std::move(tensor);
+  }
   return out;
+}
+
+TensorMap load_tensors(const Path& path, const std::string& key) {
+  auto source = weights::open_weights(path);
+  return load_tensors(key.empty() ? *source : *weights::select_prefix(std::move(source), key + "."));
 }
 
 void save_tensors(const Path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
@@ -144,20 +176,37 @@ void load_module(Module& module, const TensorMap& tensors, const std::string& so
   std::map<std::string, Source> sources;
   for (const auto& [name, tensor] : tensors) {
     const std::string ours = renamed(options, name);
-    if (!ours.empty()) sources[ours] = {tensor.sizes().vec(), [&tensor = tensor] { return tensor; }};
+    if (ours.empty()) continue;
+    const auto type = find_dtype(tensor.scalar_type());
+    const auto fill = [&, &name = name, &tensor = tensor](at::Tensor& target) {
+      fill_from(tensor, name, source, target, options);
+    };
+    sources[ours] = {tensor.sizes().vec(), type,
+                     type ? std::string(weights::to_string(*type)) : at::toString(tensor.scalar_type()), fill};
   }
   load_from(module, sources, source, options);
 }
 
-void load_module(Module& module, const Path& path, const LoadOptions& options) {
-  if (is_torch_file(path)) return load_module(module, load_torch(path, ""), path.string(), options);
-  const weights::SafetensorsFile file(path);
+void load_module(Module& module, const weights::WeightSource& source, const LoadOptions& options) {
+  const weights::ReadOptions read{.refuse_not_finite = !options.may_be_not_finite};
   std::map<std::string, Source> sources;
-  for (const auto& info : file.tensors()) {
-    const std::string ours = renamed(options, info.name);
-    if (!ours.empty()) sources[ours] = {info.shape, [&file, &info] { return view_of(file, info); }};
+  for (const weights::Weight& weight : source.tensors()) {
+    const std::string ours = renamed(options, weight.name);
+    if (ours.empty()) continue;
+    const auto fill = [&, &weight = weight](at::Tensor& target) { fill_from(source, weight, target, read); };
+    if (!sources
+             .try_emplace(ours, Source{weight.shape, weight.dtype, std::string(weights::to_string(weight.dtype)), fill})
+             .second)
+      fail(ErrorKind::Data,
+           {"the weights do not fit the model", source.name(),
+            cat("two of its names, '", weights::shown(weight.name), "' among them, become '", ours, "'"),
+            "name the weights of this model"});
   }
-  load_from(module, sources, path.string(), options);
+  load_from(module, sources, source.name(), options);
+}
+
+void load_module(Module& module, const Path& path, const LoadOptions& options) {
+  load_module(module, *weights::open_weights(path), options);
 }
 
 void save_module(const Module& module, const Path& file, at::ScalarType type,

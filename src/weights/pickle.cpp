@@ -1,330 +1,363 @@
-// The pickle interpreter of torch_file.hpp: protocol 2 as torch.save writes it, and nothing else.
+// The opcodes of pickle.hpp: numbers, texts, containers, the memo. What may be called is in pickle_objects.cpp.
+
+#include "weights/pickle.hpp"
 
 #include <algorithm>
 #include <cstring>
-#include <unordered_map>
 
 #include "base/error.hpp"
-#include "weights/torch_file.hpp"
+#include "weights/json_text.hpp"
+#include "weights/pickle_machine.hpp"
 
 namespace divergen::weights {
-namespace {
 
-constexpr std::size_t kMaxItems = 20'000'000;  // values made by one file; the largest real checkpoint has some 10,000
-constexpr std::size_t kMaxText = 1u << 20;
-
-/// Things on the stack that are not data: globals, marks, storages, tuples.
-struct Mark {};
-struct Global {
-  std::string name;
-};
-struct Storage {
-  DType dtype;
-  std::string key;
-};
-struct Tuple;
-using Item = std::variant<Mark, Global, Storage, std::shared_ptr<Tuple>, PickleValue>;
-struct Tuple {
-  std::vector<Item> items;
-};
-
-const std::unordered_map<std::string, DType>& storage_types() {
-  static const std::unordered_map<std::string, DType> types{
-      {"torch FloatStorage", DType::F32},     {"torch DoubleStorage", DType::F64}, {"torch HalfStorage", DType::F16},
-      {"torch BFloat16Storage", DType::BF16}, {"torch LongStorage", DType::I64},   {"torch IntStorage", DType::I32},
-      {"torch ShortStorage", DType::I16},     {"torch CharStorage", DType::I8},    {"torch ByteStorage", DType::U8},
-      {"torch BoolStorage", DType::Bool}};
-  return types;
+Pickle::Pickle(std::span<const std::byte> bytes, const std::string& file, const PickleOptions& options) {
+  PickleMachine(*this, bytes, file, options).run();
 }
 
-bool is_known_global(const std::string& name) {
-  return storage_types().contains(name) || name == "torch._utils _rebuild_tensor_v2" ||
-         name == "torch._utils _rebuild_parameter" || name == "collections OrderedDict";
+const Pickle::Value* Pickle::member(const Value& dict, std::string_view key) const {
+  if (dict.kind != PickleKind::Dict) return nullptr;
+  const auto pairs = items(dict);
+  for (std::size_t i = 0; i + 1 < pairs.size(); i += 2)
+    if (values_[pairs[i]].kind == PickleKind::Text && values_[pairs[i]].text == key) return &values_[pairs[i + 1]];
+  return nullptr;
 }
 
-class Machine {
- public:
-  Machine(std::span<const std::byte> bytes, const std::string& name) : bytes_(bytes), name_(name) {}
+void PickleMachine::run() {
+  while (true) {
+    const std::uint8_t opcode = byte();
+    if (opcode == '.') break;
+    step(opcode);
+  }
+  out_.root_ = pop();
+  if (!stack_.empty() || !marks_.empty()) refuse("it ends with values left on its stack");
+  if (value(out_.root_).kind >= PickleKind::Global) refuse("it is a class or a storage, not data");
+  out_.consumed_ = at_;
+}
 
-  PickleValue run() {
-    while (true) {
-      const auto opcode = static_cast<unsigned char>(byte());
-      if (opcode == '.') return pop_value();
-      step(opcode);
-      if (stack_.size() > kMaxItems) refuse("it makes too many values");
+void PickleMachine::refuse(const std::string& why) const {
+  // The text nearest to the top of the stack is the key whose value is being made.
+  std::string_view key = last_text_;
+  for (std::size_t i = stack_.size(), looked = 0; i > 0 && looked < 8; --i, ++looked)
+    if (value(stack_[i - 1]).kind == PickleKind::Text) {
+      key = value(stack_[i - 1]).text;
+      break;
     }
-  }
+  const std::string near = key.empty() ? "" : cat(", near the key '", shown(key), "'");
+  fail(ErrorKind::Data, {"a pickle was refused", cat(file_, ", byte ", at_, near), why,
+                         "only tensors and plain values are read; convert the file to safetensors where you trust it"});
+}
 
- private:
-  [[noreturn]] void refuse(const std::string& why) const {
-    fail(ErrorKind::Data,
-         {"a checkpoint was refused", cat(name_, ", byte ", at_), why,
-          "only tensors in dictionaries and lists are read; convert the file to safetensors where you trust it"});
-  }
-  std::byte byte() {
-    if (at_ >= bytes_.size()) refuse("the pickle ends too early");
-    return bytes_[at_++];
-  }
-  std::string take(std::size_t count) {
-    if (count > kMaxText || count > bytes_.size() - at_) refuse("a text is longer than the file or 1 MB");
-    std::string out(reinterpret_cast<const char*>(bytes_.data() + at_), count);
-    at_ += count;
-    return out;
-  }
-  template <class T>
-  T number() {
-    const std::string raw = take(sizeof(T));
-    T value;
-    std::memcpy(&value, raw.data(), sizeof value);
-    return value;
-  }
-  std::string line() {
-    std::string out;
-    for (char c = static_cast<char>(byte()); c != '\n'; c = static_cast<char>(byte())) {
-      out += c;
-      if (out.size() > 256) refuse("a name is longer than 256 bytes");
+// ---- reading -------------------------------------------------------------------------------------------------------
+
+std::uint8_t PickleMachine::byte() {
+  if (at_ >= bytes_.size()) refuse("the pickle ends too early: it is truncated");
+  return static_cast<std::uint8_t>(bytes_[at_++]);
+}
+
+std::string_view PickleMachine::take(std::uint64_t count) {
+  if (count > bytes_.size() - at_)
+    refuse(cat("something in it claims ", count, " bytes, but ", bytes_.size() - at_, " are left: it is truncated"));
+  const std::string_view out(reinterpret_cast<const char*>(bytes_.data() + at_), static_cast<std::size_t>(count));
+  at_ += static_cast<std::size_t>(count);
+  return out;
+}
+
+template <class T>
+T PickleMachine::number() {
+  const std::string_view raw = take(sizeof(T));
+  T value;
+  std::memcpy(&value, raw.data(), sizeof value);
+  return value;
+}
+
+std::string_view PickleMachine::line() {
+  const std::size_t start = at_;
+  while (byte() != '\n')
+    if (at_ - start > kMaxLine) refuse(cat("a name is longer than ", kMaxLine, " bytes"));
+  return {reinterpret_cast<const char*>(bytes_.data() + start), at_ - start - 1};
+}
+
+// ---- values and the stack ------------------------------------------------------------------------------------------
+
+PickleMachine::Id PickleMachine::make(Value value) {
+  if (out_.values_.size() >= kMaxValues) refuse(cat("it makes more than ", kMaxValues, " values"));
+  out_.values_.push_back(value);
+  return static_cast<Id>(out_.values_.size() - 1);
+}
+
+PickleMachine::Id PickleMachine::make_sequence(PickleKind kind, std::vector<Id> items) {
+  elements_made_ += items.size();
+  if (elements_made_ > kMaxElements) refuse(cat("its containers have more than ", kMaxElements, " elements"));
+  const Id id = make({.kind = kind, .integer = static_cast<std::int64_t>(out_.sequences_.size())});
+  out_.sequences_.push_back(std::move(items));
+  return id;
+}
+
+void PickleMachine::push(Id id) {
+  if (stack_.size() >= kMaxStack) refuse(cat("its stack grows beyond ", kMaxStack, " values"));
+  stack_.push_back(id);
+}
+
+PickleMachine::Id PickleMachine::pop() {
+  if (stack_.empty() || (!marks_.empty() && marks_.back() == stack_.size())) refuse("its stack is empty");
+  const Id id = stack_.back();
+  stack_.pop_back();
+  return id;
+}
+
+std::vector<PickleMachine::Id> PickleMachine::pop_to_mark() {
+  if (marks_.empty()) refuse("it goes back to a mark that was never set");
+  const std::size_t from = marks_.back();
+  marks_.pop_back();
+  std::vector<Id> items(stack_.begin() + static_cast<std::ptrdiff_t>(from), stack_.end());
+  stack_.resize(from);
+  return items;
+}
+
+PickleMachine::Id PickleMachine::top(PickleKind kind, const char* what) const {
+  if (stack_.empty() || value(stack_.back()).kind != kind) refuse(cat("there is no ", what, " to fill"));
+  return stack_.back();
+}
+
+void PickleMachine::append(Id container, Id item) {
+  if (++elements_made_ > kMaxElements) refuse(cat("its containers have more than ", kMaxElements, " elements"));
+  elements(container).push_back(item);
+}
+
+// ---- opcodes -------------------------------------------------------------------------------------------------------
+
+void PickleMachine::step(std::uint8_t opcode) {
+  if (step_data(opcode) || step_container(opcode) || step_memo(opcode)) return;
+  switch (opcode) {
+    case 0x80:  // PROTO
+      return protocol();
+    case 0x95:  // FRAME: a hint for readers of streams
+      take(8);
+      return;
+    case 'c': {  // GLOBAL
+      const std::string_view module = line();
+      return push_global(module, line());
     }
-    return out;
+    case 0x93:  // STACK_GLOBAL
+      return stack_global();
+    case 'Q':  // BINPERSID
+      return persistent_id();
+    case 'R':  // REDUCE
+      return reduce();
+    case 0x81:  // NEWOBJ
+      return new_object();
+    case 'b':  // BUILD
+      return build();
+    default:
+      refuse(cat("opcode 0x", std::hex, static_cast<int>(opcode), " is not on the list of those that make data"));
   }
+}
 
-  void push(Item item) {
-    if (++made_ > kMaxItems) refuse("it makes too many values");
-    stack_.push_back(std::move(item));
+bool PickleMachine::step_data(std::uint8_t opcode) {
+  switch (opcode) {
+    case 'N':  // NONE
+      push(make({}));
+      return true;
+    case 0x88:  // NEWTRUE
+    case 0x89:  // NEWFALSE
+      push(make({.kind = PickleKind::Bool, .flag = opcode == 0x88}));
+      return true;
+    case 'K':  // BININT1
+      push(make_integer(number<std::uint8_t>()));
+      return true;
+    case 'M':  // BININT2
+      push(make_integer(number<std::uint16_t>()));
+      return true;
+    case 'J':  // BININT
+      push(make_integer(number<std::int32_t>()));
+      return true;
+    case 0x8a:  // LONG1
+      long_integer(number<std::uint8_t>());
+      return true;
+    case 'G':  // BINFLOAT
+      real();
+      return true;
+    case 'X':  // BINUNICODE
+      text(number<std::uint32_t>(), false);
+      return true;
+    case 0x8c:  // SHORT_BINUNICODE
+      text(number<std::uint8_t>(), false);
+      return true;
+    case 'U':  // SHORT_BINSTRING
+      text(number<std::uint8_t>(), true);
+      return true;
+    case 'T':  // BINSTRING
+      text(number<std::uint32_t>(), true);
+      return true;
+    case 'C':  // SHORT_BINBYTES
+      bytes_value(number<std::uint8_t>());
+      return true;
+    case 'B':  // BINBYTES
+      bytes_value(number<std::uint32_t>());
+      return true;
+    case 0x8e:  // BINBYTES8
+    case 0x96:  // BYTEARRAY8
+      bytes_value(number<std::uint64_t>());
+      return true;
+    default:
+      return false;
   }
-  template <class T>
-  void push_value(T value) {
-    push(PickleValue{std::move(value)});
-  }
-  Item pop() {
-    if (stack_.empty()) refuse("its stack is empty");
-    Item item = std::move(stack_.back());
-    stack_.pop_back();
-    return item;
-  }
-  PickleValue value_of(const Item& item) const {
-    if (const auto* value = std::get_if<PickleValue>(&item)) return *value;
-    if (const auto* tuple = std::get_if<std::shared_ptr<Tuple>>(&item)) {
-      auto list = std::make_shared<PickleList>();
-      for (const Item& inner : (*tuple)->items) list->push_back(value_of(inner));
-      return {list};
+}
+
+bool PickleMachine::step_container(std::uint8_t opcode) {
+  switch (opcode) {
+    case '(':  // MARK
+      if (marks_.size() >= kMaxStack) refuse(cat("it sets more than ", kMaxStack, " marks"));
+      marks_.push_back(stack_.size());
+      return true;
+    case ')':  // EMPTY_TUPLE
+      push(make_sequence(PickleKind::Tuple, {}));
+      return true;
+    case ']':  // EMPTY_LIST
+      push(make_sequence(PickleKind::List, {}));
+      return true;
+    case '}':  // EMPTY_DICT
+      push(make_sequence(PickleKind::Dict, {}));
+      return true;
+    case 't':  // TUPLE
+      push(make_sequence(PickleKind::Tuple, pop_to_mark()));
+      return true;
+    case 'l':  // LIST
+      push(make_sequence(PickleKind::List, pop_to_mark()));
+      return true;
+    case 0x85:  // TUPLE1 to TUPLE3
+    case 0x86:
+    case 0x87:
+      small_tuple(opcode - 0x84u);
+      return true;
+    case 's': {  // SETITEM
+      const Id item = pop(), key = pop();
+      set_items({key, item});
+      return true;
     }
-    refuse("a class or a storage stands where data is expected");
-  }
-  PickleValue pop_value() { return value_of(pop()); }
-  std::vector<Item> pop_to_mark() {
-    std::vector<Item> items;
-    while (true) {
-      Item item = pop();
-      if (std::holds_alternative<Mark>(item)) break;
-      items.insert(items.begin(), std::move(item));
+    case 'u':  // SETITEMS
+      set_items(pop_to_mark());
+      return true;
+    case 'a': {  // APPEND
+      const Id item = pop();
+      append(top(PickleKind::List, "list"), item);
+      return true;
     }
-    return items;
-  }
-  void push_tuple(std::vector<Item> items) { push(std::make_shared<Tuple>(Tuple{std::move(items)})); }
-
-  void put(std::uint64_t slot) {
-    if (stack_.empty()) refuse("its stack is empty");
-    if (slot > kMaxItems) refuse("a memo number is out of bounds");
-    memo_[slot] = stack_.back();
-  }
-  void get(std::uint64_t slot) {
-    const auto found = memo_.find(slot);
-    if (found == memo_.end()) refuse("it uses a memo that was never set");
-    push(found->second);
-  }
-
-  PickleDict& dict_on_top() {
-    if (!stack_.empty())
-      if (auto* value = std::get_if<PickleValue>(&stack_.back()))
-        if (auto* dict = std::get_if<std::shared_ptr<PickleDict>>(&value->data)) return **dict;
-    refuse("there is no dictionary to fill");
-  }
-  PickleList& list_on_top() {
-    if (!stack_.empty())
-      if (auto* value = std::get_if<PickleValue>(&stack_.back()))
-        if (auto* list = std::get_if<std::shared_ptr<PickleList>>(&value->data)) return **list;
-    refuse("there is no list to fill");
-  }
-
-  const std::vector<Item>& tuple_of(const Item& item) const {
-    const auto* tuple = std::get_if<std::shared_ptr<Tuple>>(&item);
-    if (tuple == nullptr) refuse("a tuple is expected");
-    return (*tuple)->items;
-  }
-  std::int64_t integer_of(const Item& item) const {
-    const auto* value = std::get_if<PickleValue>(&item);
-    const auto* integer = value == nullptr ? nullptr : std::get_if<std::int64_t>(&value->data);
-    if (integer == nullptr) refuse("an integer is expected");
-    return *integer;
-  }
-  std::vector<std::int64_t> integers_of(const Item& item) const {
-    std::vector<std::int64_t> out;
-    for (const Item& inner : tuple_of(item)) out.push_back(integer_of(inner));
-    return out;
-  }
-
-  /// ('storage', type, key, device, length)
-  void persistent_id() {
-    const Item id = pop();
-    const auto& parts = tuple_of(id);
-    if (parts.size() != 5) refuse("a storage reference has not five parts");
-    const auto* type = std::get_if<Global>(&parts[1]);
-    const auto* key = std::get_if<PickleValue>(&parts[2]);
-    const auto* text = key == nullptr ? nullptr : std::get_if<std::string>(&key->data);
-    if (type == nullptr || !storage_types().contains(type->name) || text == nullptr)
-      refuse("a storage reference is malformed");
-    push(Storage{storage_types().at(type->name), *text});
-  }
-
-  void reduce() {
-    const Item arguments = pop(), function = pop();
-    const auto* global = std::get_if<Global>(&function);
-    if (global == nullptr) refuse("it calls something that is not a known function");
-    const auto& items = tuple_of(arguments);
-    if (global->name == "collections OrderedDict" && items.empty()) return push_value(std::make_shared<PickleDict>());
-    if (global->name == "torch._utils _rebuild_parameter" && !items.empty()) return push(items[0]);
-    if (global->name != "torch._utils _rebuild_tensor_v2" || items.size() < 4)
-      refuse(cat("it calls '", global->name, "'"));
-    const auto* storage = std::get_if<Storage>(&items[0]);
-    if (storage == nullptr) refuse("a tensor is rebuilt from something that is not a storage");
-    TorchTensor tensor{storage->dtype, integers_of(items[2]), integers_of(items[3]), 0, storage->key};
-    const std::int64_t offset = integer_of(items[1]);
-    if (offset < 0 || tensor.shape.size() != tensor.stride.size()) refuse("a tensor's offset or strides are malformed");
-    for (std::size_t i = 0; i < tensor.shape.size(); ++i)
-      if (tensor.shape[i] < 0 || tensor.stride[i] < 0) refuse("a tensor has a negative size or stride");
-    tensor.offset = static_cast<std::uint64_t>(offset);
-    push_value(std::move(tensor));
-  }
-
-  void step(unsigned char opcode) {
-    switch (opcode) {
-      case 0x80:
-        if (number<std::uint8_t>() != 2) refuse("only pickle protocol 2 is read");
-        return;
-      case '(':
-        return push(Mark{});
-      case ')':
-        return push_tuple({});
-      case ']':
-        return push_value(std::make_shared<PickleList>());
-      case '}':
-        return push_value(std::make_shared<PickleDict>());
-      case 'N':
-        return push_value(std::monostate{});
-      case 0x88:
-        return push_value(true);
-      case 0x89:
-        return push_value(false);
-      case 'K':
-        return push_value(static_cast<std::int64_t>(number<std::uint8_t>()));
-      case 'M':
-        return push_value(static_cast<std::int64_t>(number<std::uint16_t>()));
-      case 'J':
-        return push_value(static_cast<std::int64_t>(number<std::int32_t>()));
-      case 0x8a:
-        return long_integer();
-      case 'G':
-        return real();
-      case 'X':
-        return push_value(take(number<std::uint32_t>()));
-      case 'U':
-        return push_value(take(number<std::uint8_t>()));
-      case 'c':
-        return global();
-      case 'q':
-        return put(number<std::uint8_t>());
-      case 'r':
-        return put(number<std::uint32_t>());
-      case 'h':
-        return get(number<std::uint8_t>());
-      case 'j':
-        return get(number<std::uint32_t>());
-      case 't':
-        return push_tuple(pop_to_mark());
-      case 0x85:
-        return small_tuple(1);
-      case 0x86:
-        return small_tuple(2);
-      case 0x87:
-        return small_tuple(3);
-      case 'Q':
-        return persistent_id();
-      case 'R':
-        return reduce();
-      case 's':
-        return set_item();
-      case 'u':
-        return set_items();
-      case 'a': {
-        PickleValue value = pop_value();
-        list_on_top().push_back(std::move(value));
-        return;
-      }
-      case 'e': {
-        const auto items = pop_to_mark();
-        PickleList& list = list_on_top();
-        for (const Item& item : items) list.push_back(value_of(item));
-        return;
-      }
-      case 'b':
-        return build();
-      default:
-        refuse(cat("opcode 0x", std::hex, static_cast<int>(opcode), " is not on the list"));
+    case 'e': {  // APPENDS
+      const std::vector<Id> items = pop_to_mark();
+      const Id list = top(PickleKind::List, "list");
+      for (const Id item : items) append(list, item);
+      return true;
     }
+    default:
+      return false;
   }
+}
 
-  /// Attributes of an OrderedDict (state_dict's _metadata) are dropped; anything else has no attributes here.
-  void build() {
-    pop();
-    dict_on_top();
+bool PickleMachine::step_memo(std::uint8_t opcode) {
+  switch (opcode) {
+    case 'q':  // BINPUT
+      put(number<std::uint8_t>());
+      return true;
+    case 'r':  // LONG_BINPUT
+      put(number<std::uint32_t>());
+      return true;
+    case 0x94:  // MEMOIZE
+      put(memo_.size());
+      return true;
+    case 'h':  // BINGET
+      get(number<std::uint8_t>());
+      return true;
+    case 'j':  // LONG_BINGET
+      get(number<std::uint32_t>());
+      return true;
+    default:
+      return false;
   }
-  void small_tuple(std::size_t count) {
-    std::vector<Item> items(count);
-    for (std::size_t i = count; i > 0; --i) items[i - 1] = pop();
-    push_tuple(std::move(items));
-  }
-  void global() {
-    const std::string module = line();
-    const std::string name = cat(module, " ", line());
-    if (!is_known_global(name)) refuse(cat("it names '", name, "', which is not on the list"));
-    push(Global{name});
-  }
-  void long_integer() {
-    const std::string raw = take(number<std::uint8_t>());
-    if (raw.size() > 8) refuse("an integer has more than 64 bits");
-    std::int64_t value = !raw.empty() && (raw.back() & 0x80) != 0 ? -1 : 0;
-    std::memcpy(&value, raw.data(), raw.size());
-    push_value(value);
-  }
-  void real() {
-    std::string raw = take(8);
-    std::reverse(raw.begin(), raw.end());
-    double value;
-    std::memcpy(&value, raw.data(), sizeof value);
-    push_value(value);
-  }
-  void set_item() {
-    PickleValue value = pop_value(), key = pop_value();
-    dict_on_top().emplace_back(std::move(key), std::move(value));
-  }
-  void set_items() {
-    const auto items = pop_to_mark();
-    if (items.size() % 2 != 0) refuse("a key has no value");
-    PickleDict& dict = dict_on_top();
-    for (std::size_t i = 0; i < items.size(); i += 2) dict.emplace_back(value_of(items[i]), value_of(items[i + 1]));
-  }
+}
 
-  std::span<const std::byte> bytes_;
-  const std::string& name_;
-  std::size_t at_ = 0, made_ = 0;
-  std::vector<Item> stack_;
-  std::unordered_map<std::uint64_t, Item> memo_;
-};
+void PickleMachine::protocol() {
+  const auto version = number<std::uint8_t>();
+  if (version < 2 || version > 5) refuse(cat("it has pickle protocol ", int{version}, ", expected 2 to 5"));
+}
 
-}  // namespace
+void PickleMachine::text(std::uint64_t length, bool is_old_string) {
+  // Python 2 wrote bytes and texts alike, an array's bytes too: those are as long as the array.
+  if (!is_old_string && length > kMaxText && !options_.numpy)
+    refuse(cat("a text claims ", length, " bytes, more than the limit of ", kMaxText));
+  const std::string_view raw = take(length);
+  if (!is_old_string && !is_utf8(raw)) refuse("a text in it is not UTF-8");
+  if (length <= kMaxLine) last_text_ = raw;
+  push(make({.kind = PickleKind::Text, .flag = is_old_string, .text = raw}));
+}
 
-PickleValue parse_pickle(std::span<const std::byte> bytes, const std::string& name) {
-  return Machine(bytes, name).run();
+void PickleMachine::bytes_value(std::uint64_t length) { push(make({.kind = PickleKind::Bytes, .text = take(length)})); }
+
+void PickleMachine::long_integer(std::uint64_t length) {
+  const std::string_view raw = take(length);
+  if (raw.size() > 8) refuse(cat("an integer has ", raw.size(), " bytes, expected at most 8"));
+  std::int64_t value = !raw.empty() && (raw.back() & 0x80) != 0 ? -1 : 0;
+  std::memcpy(&value, raw.data(), raw.size());
+  push(make_integer(value));
+}
+
+void PickleMachine::real() {
+  std::string raw(take(8));
+  std::reverse(raw.begin(), raw.end());
+  double value;
+  std::memcpy(&value, raw.data(), sizeof value);
+  push(make({.kind = PickleKind::Real, .real = value}));
+}
+
+void PickleMachine::put(std::uint64_t slot) {
+  if (stack_.empty() || (!marks_.empty() && marks_.back() == stack_.size())) refuse("its stack is empty");
+  if (memo_.size() >= kMaxValues) refuse(cat("it remembers more than ", kMaxValues, " values"));
+  memo_[slot] = stack_.back();
+}
+
+void PickleMachine::get(std::uint64_t slot) {
+  const auto found = memo_.find(slot);
+  if (found == memo_.end()) refuse(cat("it uses memo ", slot, ", which was never set"));
+  push(found->second);
+}
+
+void PickleMachine::small_tuple(std::size_t count) {
+  std::vector<Id> items(count);
+  for (std::size_t i = count; i > 0; --i) items[i - 1] = pop();
+  push(make_sequence(PickleKind::Tuple, std::move(items)));
+}
+
+void PickleMachine::set_items(const std::vector<Id>& items) {
+  if (items.size() % 2 != 0) refuse("a key has no value");
+  const Id dict = top(PickleKind::Dict, "dictionary");
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (i % 2 == 0 && value(items[i]).kind > PickleKind::Text) refuse("a dictionary's key is neither text nor number");
+    append(dict, items[i]);
+  }
+}
+
+// ---- Latin-1 -------------------------------------------------------------------------------------------------------
+
+std::optional<std::size_t> latin1_length(std::string_view text) {
+  std::size_t length = 0;
+  for (std::size_t i = 0; i < text.size(); ++i, ++length) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (c < 0x80) continue;
+    if ((c != 0xc2 && c != 0xc3) || i + 1 >= text.size() || (text[i + 1] & 0xc0) != 0x80) return std::nullopt;
+    ++i;
+  }
+  return length;
+}
+
+void decode_latin1(std::string_view text, std::span<std::byte> out) {
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    auto c = static_cast<unsigned>(static_cast<unsigned char>(text[i]));
+    if (c >= 0x80) c = ((c & 3u) << 6) | (static_cast<unsigned char>(text[++i]) & 0x3fu);
+    DIVERGEN_CHECK(at < out.size());
+    out[at++] = static_cast<std::byte>(c);
+  }
 }
 
 }  // namespace divergen::weights

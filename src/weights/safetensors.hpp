@@ -16,50 +16,30 @@
 #include <vector>
 
 #include "base/fs.hpp"
+#include "weights/dtype.hpp"
+#include "weights/mapped_file.hpp"
+#include "weights/safetensors_header.hpp"
 
 namespace divergen::weights {
-
-enum class DType { F64, F32, F16, BF16, I64, I32, I16, I8, U8, Bool };
-
-std::size_t size_of(DType type);
-/// The format's names: "F32", "BF16", "BOOL" ...
-std::string_view to_string(DType type);
-
-struct TensorInfo {
-  std::string name;
-  DType dtype = DType::F32;
-  std::vector<std::int64_t> shape;
-  std::uint64_t begin = 0, end = 0;  // bytes, from the end of the header
-};
-
-std::string shape_text(std::span<const std::int64_t> shape);  // "[3, 4]"
 
 /// A mapped file; tensors are views into it and live as long as this object. Thread-safe after construction.
 class SafetensorsFile {
  public:
   /// Throws Error(Io) when it cannot be read, Error(Data) naming the file, the tensor and what is wrong.
-  explicit SafetensorsFile(const Path& path);
-  ~SafetensorsFile();
-  SafetensorsFile(const SafetensorsFile&) = delete;
-  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+  explicit SafetensorsFile(const Path& path) : SafetensorsFile(std::make_shared<const MappedFile>(path)) {}
+  explicit SafetensorsFile(std::shared_ptr<const MappedFile> file);
 
-  const Path& path() const { return path_; }
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in the order of their bytes
+  const Path& path() const { return file_->path(); }
+  const std::vector<TensorInfo>& tensors() const { return header_.tensors; }  // in the order of their bytes
   const TensorInfo* find(std::string_view name) const;
   std::span<const std::byte> bytes(const TensorInfo& tensor) const;
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
+  const MappedFile& file() const { return *file_; }
 
  private:
-  void parse();
-  void check_layout() const;
-
-  Path path_;
-  const std::byte* map_ = nullptr;
-  std::size_t size_ = 0;
-  std::size_t data_ = 0;  // offset of the first tensor byte
-  std::vector<TensorInfo> tensors_;
+  std::shared_ptr<const MappedFile> file_;
+  SafetensorsHeader header_;
   std::unordered_map<std::string_view, std::size_t> index_;
-  std::map<std::string, std::string> metadata_;
 };
 
 struct TensorBytes {

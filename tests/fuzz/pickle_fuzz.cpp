@@ -1,15 +1,16 @@
-// data.pkl of a checkpoint: any bytes are either a tree of values or refused as bad data.
+// Pickles: the first byte chooses how they are read, as the tree of a zip file (PyTorch, TorchScript), as a NumPy
+// pickle, or as a legacy checkpoint with its storages.
 
-#include <cstddef>
-#include <cstdint>
-#include <span>
-
-#include "base/error.hpp"
-#include "weights/torch_file.hpp"
+#include "fuzz/weights_fuzz.hpp"
+#include "weights/pickle.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) return 0;
+  const std::uint8_t how = data[0] % 3;
+  if (how == 2) return divergen::test::fuzz_weights(data + 1, size - 1, "input.pkl");
   try {
-    divergen::weights::parse_pickle(std::as_bytes(std::span(data, size)), "input");
+    divergen::weights::Pickle(std::as_bytes(std::span(data + 1, size - 1)), "input",
+                              {.torch = true, .torch_script = how == 1, .numpy = false});
   } catch (const divergen::Error& error) {
     if (error.kind() != divergen::ErrorKind::Data) __builtin_trap();
   }
