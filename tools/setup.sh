@@ -2,7 +2,7 @@
 # Installs everything that divergen needs to build and run on Debian 12: Debian packages (as root or through sudo) and
 # LibTorch from the PyPI wheel, into a folder of its own. Prints nothing to do when there is nothing to do.
 #
-#   tools/setup.sh [--with-fonts] [--print-deps]
+#   tools/setup.sh [--with-slurm] [--with-fonts] [--print-deps]
 #
 # DIVERGEN_DEPS   folder for LibTorch (default: ${XDG_CACHE_HOME:-~/.cache}/divergen)
 set -euo pipefail
@@ -17,6 +17,9 @@ PACKAGES=(
   clang-16 libclang-rt-16-dev
 )
 
+# A Slurm that the tests of label slurm start for themselves, and what checks its scripts.
+SLURM_PACKAGES=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge shellcheck util-linux)
+
 deps="${DIVERGEN_DEPS:-${XDG_CACHE_HOME:-$HOME/.cache}/divergen}"
 torch_dir="$deps/torch-$TORCH_VERSION"
 
@@ -25,6 +28,7 @@ die() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
 
 for arg in "$@"; do
   case "$arg" in
+    --with-slurm) PACKAGES+=("${SLURM_PACKAGES[@]}") ;;
     --with-fonts) PACKAGES+=(fonts-noto-color-emoji) ;;
     --print-deps) echo "$torch_dir"; exit 0 ;;
     -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <thread>
@@ -13,7 +14,10 @@
 #include "base/text.hpp"
 #include "driver/commands.hpp"
 #include "driver/launch.hpp"
+#include "driver/steps.hpp"
 #include "stages/common/run_directory.hpp"
+#include "stages/plan/estimate.hpp"
+#include "stages/plan/plan_input.hpp"
 #include "stages/report/report.hpp"
 
 namespace divergen::driver {
@@ -23,40 +27,8 @@ struct Options {
   std::string config, training;
   std::vector<std::string> overrides;
   std::int64_t ranks = 0;
-  bool print_config = false, dry_run = false;
+  bool print_config = false, dry_run = false, json = false;
 };
-
-/// One launch of the worker: a stage, for train and evaluate of one training.
-struct Step {
-  std::string stage, training;
-  std::string label() const { return training.empty() ? stage : stage + "." + training; }
-};
-
-const std::vector<std::string> kLibraryStages{"plan", "generate", "annotate", "filter", "pool"};
-
-bool needs_library(const config::RunConfig& config) {
-  for (const auto& training : config.trainings)
-    if (training.use_pool) return true;
-  return config.trainings.empty();
-}
-
-std::vector<Step> steps_of(const config::RunConfig& config, const std::string& stage, const std::string& training) {
-  std::vector<Step> steps;
-  const bool all = stage == "run";
-  for (const std::string& name : kLibraryStages)
-    if (name == stage || (all && needs_library(config))) steps.push_back({name, ""});
-  if (all || stage == "train" || stage == "evaluate") {
-    for (const auto& t : config.trainings) {
-      if (!training.empty() && t.name != training) continue;
-      if (all || stage == "train") steps.push_back({"train", t.name});
-      if (all || stage == "evaluate") steps.push_back({"evaluate", t.name});
-    }
-    if (!training.empty() && steps.empty())
-      fail(ErrorKind::Usage, {"there is no such training", training, "the configuration does not name it",
-                              "use a name of its [[trainings]]"});
-  }
-  return steps;
-}
 
 int default_ranks(const config::RunConfig& config, std::int64_t asked) {
   if (asked > 0) return static_cast<int>(asked);
@@ -105,41 +77,6 @@ Launch launch_of(const Options& o, const config::RunConfig& config, const Step& 
   return launch;
 }
 
-/// Every file that the steps will open, so that a missing one is named now and not after hours of other stages.
-void check_inputs(const config::RunConfig& config, const std::vector<Step>& steps) {
-  const auto need = [](const Path& path, const std::string& key) {
-    if (path.empty() || std::filesystem::exists(path)) return;
-    fail(ErrorKind::Io, {"an input of the run is missing", path.string(),
-                         cat("there is no such file; the configuration names it as ", key),
-                         "correct the path, or put the file there"});
-  };
-  const auto has = [&](const std::string& stage) {
-    return std::any_of(steps.begin(), steps.end(), [&](const Step& step) { return step.stage == stage; });
-  };
-  if (has("plan") || has("train")) need(config.data.categories, "data.categories");
-  if (has("plan"))
-    for (const auto& prompts : config.prompts) need(prompts.folder, cat("prompts.", prompts.name, ".folder"));
-  if (has("generate"))
-    for (const auto& generator : config.generators)
-      need(generator.weights, cat("generators.", generator.name, ".weights"));
-  if (has("annotate")) need(config.annotator.weights, "annotator.weights");
-  if (has("filter")) need(config.filter.clip, "filter.clip");
-  if (has("filter") || has("train")) {
-    need(config.data.train_json, "data.train_json");
-    need(config.data.train_images, "data.train_images");
-  }
-  if (has("train")) {
-    need(config.data.area_stats, "data.area_stats");
-    need(config.detector.backbone_weights, "detector.backbone_weights");
-    for (const auto& training : config.trainings)
-      need(training.init, cat("init of the training '", training.name, "'"));
-  }
-  if (has("evaluate")) {
-    need(config.data.val_json, "data.val_json");
-    need(config.data.val_images, "data.val_images");
-  }
-}
-
 int explain(const std::string& label, int code) {
   if (code == exit_code(ErrorKind::Stopped))
     log::warn("stopped early in stage ", label, "; run the same command again to continue");
@@ -149,6 +86,33 @@ int explain(const std::string& label, int code) {
   return code;
 }
 
+/// What would be launched, and what the library would cost.
+int explain_plans(const Options& o, const config::RunConfig& config, const std::vector<Step>& steps) {
+  for (const Step& step : steps) {
+    std::string line;
+    for (const std::string& part : command_line(launch_of(o, config, step))) line += (line.empty() ? "" : " ") + part;
+    (o.json ? std::cerr : std::cout) << line << '\n';
+  }
+  const bool makes_library = std::any_of(steps.begin(), steps.end(), [](const Step& step) {
+    return std::find(kLibraryStages.begin(), kLibraryStages.end(), step.stage) != kLibraryStages.end();
+  });
+  if (!makes_library || config.generators.empty()) return 0;
+  const stages::PlanEstimate estimate = stages::estimate_plan(config, stages::make_plan(stages::plan_input(config)));
+  std::cout << (o.json ? stages::to_json(estimate) + "\n" : "\n" + stages::to_text(estimate));
+  return 0;
+}
+
+/// The user's command at the end of a stage (slurm/README.md: what it is told). What becomes of it is its own affair.
+void call_hook(const config::RunConfig& config, const std::string& label, int code) {
+  if (config.run.hook.empty()) return;
+  ::setenv("DIVERGEN_STAGE", label.c_str(), 1);
+  ::setenv("DIVERGEN_STATE", code == 0 ? "done" : code == exit_code(ErrorKind::Stopped) ? "stopped" : "failed", 1);
+  ::setenv("DIVERGEN_EXIT", std::to_string(code).c_str(), 1);
+  ::setenv("DIVERGEN_RUN", config.run.dir.c_str(), 1);
+  if (const int result = std::system(config.run.hook.c_str()); result != 0)
+    log::warn("the hook (run.hook) ended with status ", result);
+}
+
 int run_stages(const Options& o, const std::string& stage) {
   const config::RunConfig config = config::read_run_config(o.config, o.overrides);
   if (o.print_config) {
@@ -156,14 +120,7 @@ int run_stages(const Options& o, const std::string& stage) {
     return 0;
   }
   const std::vector<Step> steps = steps_of(config, stage, o.training);
-  if (o.dry_run) {
-    for (const Step& step : steps) {
-      std::string line;
-      for (const std::string& part : command_line(launch_of(o, config, step))) line += (line.empty() ? "" : " ") + part;
-      std::cout << line << '\n';
-    }
-    return 0;
-  }
+  if (o.dry_run) return explain_plans(o, config, steps);
   check_inputs(config, steps);
   const RunLock lock(config.run.dir);
   const stages::RunDirectory dir(config.run.dir);
@@ -173,6 +130,7 @@ int run_stages(const Options& o, const std::string& stage) {
   for (std::size_t i = 0; i < steps.size(); ++i) {
     log::info("[", i + 1, "/", steps.size(), "] ", steps[i].label());
     const int code = run(launch_of(o, config, steps[i]));
+    call_hook(config, steps[i].label(), code);
     if (code != 0) return explain(steps[i].label(), code);
   }
   return stage == "run" ? make_report(config) : 0;
@@ -206,7 +164,9 @@ void add_run_commands(CLI::App& app, Action& action) {
         ->check(CLI::PositiveNumber);
     command->add_option("--training", o->training, "only this one of [[trainings]]");
     command->add_flag("--print-config", o->print_config, "print the effective configuration with each value's origin");
-    command->add_flag("--dry-run", o->dry_run, "print what would be launched");
+    command->add_flag("--dry-run", o->dry_run,
+                      "print what would be launched: items, files, bytes, GPU memory and hours");
+    command->add_flag("--json", o->json, "with --dry-run: machine-readable, on stdout");
     command->callback(
         [o, name = std::string(entry.name), &action] { action = [o, name] { return run_stages(*o, name); }; });
   }
