@@ -21,6 +21,11 @@ struct Rle {
 Rle encode(std::span<const std::uint8_t> bitmap, std::int64_t height, std::int64_t width);
 /// Row-major 0/1 bytes.
 std::vector<std::uint8_t> decode(const Rle& rle);
+/// The same into memory of height × width bytes, which is overwritten.
+void decode_into(const Rle& rle, std::span<std::uint8_t> out);
+/// Column-major, the order of pycocotools' arrays: byte x·height + y. Overwrites `out` / reads height × width bytes.
+void decode_columns(const Rle& rle, std::span<std::uint8_t> out);
+Rle encode_columns(std::span<const std::uint8_t> bitmap, std::int64_t height, std::int64_t width);
 
 std::uint64_t area(const Rle& rle);
 /// x, y, width, height in pixels; zeros for an empty mask.
