@@ -19,7 +19,7 @@ class Chain(study.SlurmTest):
         """sbatch, srun --mpi=pmix, two nodes: the same library and the same averages as mpirun on one machine."""
         run = system.fresh("chain") / "run"
         told = run.parent / "told"
-        jobs = self.submit(run, "--set", f"run.hook=echo $DIVERGEN_STAGE $DIVERGEN_STATE $DIVERGEN_EXIT >>{told}")
+        jobs = self.submit(run, "--set", f'run.hook="echo $DIVERGEN_STAGE $DIVERGEN_STATE $DIVERGEN_EXIT >>{told}"')
         self.assertEqual(list(jobs), ["plan", "generate", "annotate", "filter", "pool", "train.baseline",
                                       "evaluate.baseline", "train.divergen", "evaluate.divergen", "report"])
         again = self.divergen("submit", system.HOME / "e2e.toml", "--set", f"run.dir={run}", check=system.USAGE)

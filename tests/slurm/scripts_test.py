@@ -47,10 +47,10 @@ class DryRun(unittest.TestCase):
 
     def test_site_with_modules(self):
         scripts = self.check("a100-infiniband", "--site", "a100-infiniband", "--sbatch", "train:--nodes=2",
-                             "--set", "run.mail=me@example.org", "--set", "run.hook=notify '$DIVERGEN_STAGE'")
+                             "--set", "run.mail=me@example.org", "--set", "run.hook=\"notify '$DIVERGEN_STAGE'\"")
         self.assertEqual(len(scripts), 10)
         for name in ("plan", "pool", "report"):
-            self.assertNotIn("gres", scripts[f"{name}.sbatch"])
+            self.assertNotIn("#SBATCH --gres", scripts[f"{name}.sbatch"])
         self.assertIn("--gres=gpu:4", scripts["generate.sbatch"])
 
     def test_site_with_containers(self):
