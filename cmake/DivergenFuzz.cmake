@@ -4,6 +4,8 @@
 #            they are compiled again, with clang, coverage, AddressSanitizer and UBSan
 #   LIBS     what they need otherwise: linked as the normal build made it (divergen_base, divergen::dep::json, ...).
 #            A library whose sources stand in SOURCES too is harmless: the linker takes it only for what is missing.
+#   For sources that several programs share: divergen_fuzz_library(NAME SOURCES ... [LIBS ...]) makes the library
+#   fuzzed_NAME of them, once; name it in LIBS.
 #   Seeds    lie in corpus/NAME beside the CMakeLists.txt, where there is such a folder; they are never written to.
 #
 # Each test runs 5 s, or DIVERGEN_FUZZ_SECONDS. Without a clang that has libFuzzer and std::source_location (16 and
@@ -56,16 +58,27 @@ if(DIVERGEN_FUZZ_CXX)
   _divergen_write_fuzz_launcher()
 endif()
 
+set(_fuzz_why "")
+if(NOT DIVERGEN_FUZZ_CXX)
+  set(_fuzz_why "there is no clang++ with libFuzzer here: install clang-16 and libclang-rt-16-dev (tools/setup.sh)")
+elseif(DIVERGEN_SANITIZE)
+  set(_fuzz_why "this build has other sanitizers (DIVERGEN_SANITIZE): the release build runs them")
+endif()
+
+function(divergen_fuzz_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
+  if(_fuzz_why)
+    return()
+  endif()
+  add_library(fuzzed_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(fuzzed_${name} PUBLIC divergen_flags ${ARG_LIBS})
+  set_target_properties(fuzzed_${name} PROPERTIES CXX_COMPILER_LAUNCHER ${CMAKE_BINARY_DIR}/fuzz_clang)
+endfunction()
+
 function(divergen_fuzz name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LIBS" ${ARGN})
-  set(_why "")
-  if(NOT DIVERGEN_FUZZ_CXX)
-    set(_why "there is no clang++ with libFuzzer here: install clang-16 and libclang-rt-16-dev (tools/setup.sh)")
-  elseif(DIVERGEN_SANITIZE)
-    set(_why "this build has other sanitizers (DIVERGEN_SANITIZE): the release build runs them")
-  endif()
-  if(_why)
-    add_test(NAME fuzz.${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${_why}")
+  if(_fuzz_why)
+    add_test(NAME fuzz.${name} COMMAND ${CMAKE_COMMAND} -E echo "SKIPPED: ${_fuzz_why}")
     set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz SKIP_REGULAR_EXPRESSION "^SKIPPED")
     return()
   endif()

@@ -33,7 +33,8 @@ constexpr std::array<std::string_view, 4> kTorch{kRebuild, kParameter, kOrderedD
 constexpr std::array<std::string_view, 5> kTorchScript{
     "torch.jit._pickle build_intlist", "torch.jit._pickle build_doublelist", "torch.jit._pickle build_boollist",
     "torch.jit._pickle build_tensorlist", "torch.jit._pickle restore_type_tag"};
-constexpr std::string_view kModule = "__torch__.";
+/// A class of the archive itself: "__torch__ Model", "__torch__.part Layer".
+bool is_module(std::string_view global) { return global.starts_with("__torch__ ") || global.starts_with("__torch__."); }
 
 constexpr std::string_view kEncode = "_codecs encode", kArrayType = "numpy ndarray", kNumpyType = "numpy dtype",
                            kOldBytes = "__builtin__ bytes";
@@ -78,7 +79,7 @@ bool contains(std::span<const std::string_view> names, std::string_view name) {
 bool is_known(std::string_view global, const PickleOptions& options) {
   if (global == kOrderedDict) return true;
   if (options.torch && (find_storage(global) != nullptr || contains(kTorch, global))) return true;
-  if (options.torch_script && (global.starts_with(kModule) || contains(kTorchScript, global))) return true;
+  if (options.torch_script && (is_module(global) || contains(kTorchScript, global))) return true;
   // NumPy numbers stand in training checkpoints too (a learning rate, a best metric).
   return (options.torch || options.numpy) && (!numpy_function(global).empty() || global == kArrayType ||
                                               global == kNumpyType || global == kEncode || global == kOldBytes);
@@ -218,7 +219,7 @@ void PickleMachine::reduce() {
 /// A TorchScript module: an object of a class that is in the archive, of which only the attributes matter.
 void PickleMachine::new_object() {
   const Id arguments = pop(), type = pop();
-  if (value(type).kind != PickleKind::Global || !value(type).text.starts_with(kModule) ||
+  if (value(type).kind != PickleKind::Global || !is_module(value(type).text) ||
       !tuple_of(arguments, "the arguments of an object").empty())
     refuse("it makes an object of a class that is not on the list");
   push(make_sequence(PickleKind::Dict, {}));
