@@ -1,23 +1,54 @@
 #include "models/generator.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include "base/hash.hpp"
 #include "base/text.hpp"
+#include "models/diffusion/deepfloyd_if.hpp"
 #include "models/diffusion/stable_diffusion.hpp"
 
 namespace divergen::models {
 
-const std::vector<std::string>& generator_kinds() {
-  static const std::vector<std::string> kinds{"stable_diffusion"};
+namespace {
+
+using Factories = std::map<std::string, GeneratorFactory>;
+
+template <class Model>
+std::unique_ptr<TextToImage> make(const GeneratorSettings& settings, at::Device device) {
+  return std::make_unique<Model>(settings, device);
+}
+
+Factories& factories() {
+  static Factories all{{"stable_diffusion", make<StableDiffusion>}, {"deepfloyd_if", make<DeepFloydIf>}};
+  return all;
+}
+
+}  // namespace
+
+std::vector<std::string> generator_kinds() {
+  std::vector<std::string> kinds;
+  for (const auto& [kind, factory] : factories()) kinds.push_back(kind);
   return kinds;
 }
 
-std::unique_ptr<TextToImage> make_generator(const GeneratorSettings& settings) {
-  if (settings.kind == "stable_diffusion") return std::make_unique<StableDiffusion>(settings);
+void register_generator(const std::string& kind, GeneratorFactory factory) { factories()[kind] = std::move(factory); }
+
+std::unique_ptr<TextToImage> make_generator(const GeneratorSettings& settings, at::Device device) {
+  const auto found = factories().find(settings.kind);
+  if (found != factories().end()) return found->second(settings, device);
   const std::string near = nearest_word(settings.kind, generator_kinds());
-  fail(ErrorKind::Config, {"there is no such kind of generator", settings.kind, "known: stable_diffusion",
+  std::string known;
+  for (const std::string& kind : generator_kinds()) known += cat(known.empty() ? "known: " : ", ", kind);
+  fail(ErrorKind::Config, {"there is no such kind of generator", settings.kind, known,
                            near.empty() ? "name one of them" : cat("did you mean '", near, "'?")});
+}
+
+at::ScalarType type_of(const std::string& precision) {
+  if (precision == "fp32") return at::kFloat;
+  if (precision == "fp16") return at::kHalf;
+  if (precision == "bf16") return at::kBFloat16;
+  fail(ErrorKind::Config, {"there is no such precision", precision, "known: fp32, fp16, bf16", "name one of them"});
 }
 
 namespace {
@@ -47,6 +78,11 @@ std::string hash_weights(const Path& path) {
   for (const Path& file : files)
     all += cat(file.lexically_relative(path).string(), '\n', to_hex(hash_file(file)), '\n');
   return to_hex(hash128(all));
+}
+
+std::string hash_weights(const GeneratorSettings& settings) {
+  const std::string first = hash_weights(settings.weights);
+  return settings.stage2.empty() ? first : to_hex(hash128(cat(first, '\n', hash_weights(settings.stage2), '\n')));
 }
 
 }  // namespace divergen::models

@@ -2,7 +2,10 @@
 // What every text-to-image model offers, so that a new one fits in without touching the others: the configuration names
 // its kind, the weights folder gives the rest.
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -26,18 +29,33 @@ struct GenerationItem {
 class TextToImage {
  public:
   virtual ~TextToImage() = default;
+  /// Tells all prompts that generate() will be asked for, where they are known: a model whose text encoder is large
+  /// encodes them now and (settings.free_text_encoder) gives its memory back. Calling it is not needed.
+  virtual void prepare(std::span<const std::string> prompts) { static_cast<void>(prompts); }
   /// One RGB picture an item.
   virtual std::vector<image::Image> generate(std::span<const GenerationItem> items) = 0;
   /// Hash of all weight and configuration files, as hex.
   virtual const std::string& weights_hash() const = 0;
 };
 
+/// How a kind of generator is made, on a device: the one line that a new one adds to generator.cpp, besides its entry
+/// in config::generator_kinds().
+using GeneratorFactory = std::function<std::unique_ptr<TextToImage>(const GeneratorSettings&, at::Device)>;
+
 /// Throws Error(Config) for an unknown kind, Error(Io | Data) when the weights cannot be loaded.
-std::unique_ptr<TextToImage> make_generator(const GeneratorSettings& settings);
-const std::vector<std::string>& generator_kinds();
+std::unique_ptr<TextToImage> make_generator(const GeneratorSettings& settings, at::Device device = at::kCPU);
+/// Kinds that make_generator knows.
+std::vector<std::string> generator_kinds();
+/// Adds a kind, or puts another factory in its place. Before threads start.
+void register_generator(const std::string& kind, GeneratorFactory factory);
+
+/// "fp32", "fp16", "bf16".
+at::ScalarType type_of(const std::string& precision);
 
 /// Hash over names and contents of all files of a folder (or of one file). Model cards (*.md) and hidden files are left
 /// out: they decide nothing.
 std::string hash_weights(const Path& path);
+/// The same over all folders that the settings name.
+std::string hash_weights(const GeneratorSettings& settings);
 
 }  // namespace divergen::models

@@ -2,6 +2,7 @@
 
 #include "stages/pretrain/clip_task.hpp"
 #include "stages/pretrain/diffusion_task.hpp"
+#include "stages/pretrain/if_task.hpp"
 #include "stages/pretrain/sam_task.hpp"
 #include "stages/pretrain/vae_task.hpp"
 
@@ -127,6 +128,83 @@ std::unique_ptr<PretrainTask> read_sam_task(Reader& root, const miniworld::World
   return std::make_unique<SamTask>(world, o);
 }
 
+/// What both stages of DeepFloyd-IF have; flags that the published networks share are set, not read.
+void read_if_unet(Reader& r, models::UnetConfig& c) {
+  std::vector<std::int64_t> attention;
+  r.key("sample_size", c.sample_size, "side of a picture, px", {8, 1024});
+  r.key("block_out_channels", c.block_out_channels, "widths from the highest resolution down, multiples of 32");
+  r.key("attention", attention, "1 for levels with attention, 0 for those without");
+  r.key("layers_per_block", c.layers_per_block, "residual blocks of each level");
+  r.key("cross_attention_dim", c.cross_attention_dim, "width of the text in attention, a multiple of 32", {32, 4096});
+  r.key("attention_head_dim", c.attention_head_dim, "channels of an attention head", {1, 256});
+  r.key("addition_heads", c.addition_heads, "attention heads of the text's pooling", {1, 64});
+  if (attention.size() != c.block_out_channels.size() || c.layers_per_block.size() != attention.size())
+    r.refuse("attention", "its length, or that of layers_per_block, differs from that of block_out_channels",
+             "give one number a level");
+  for (const auto flag : attention)
+    c.down_blocks.push_back(flag != 0 ? models::UnetBlock::SimpleCrossAttention : models::UnetBlock::Resnet);
+  c.up_blocks.assign(c.down_blocks.rbegin(), c.down_blocks.rend());
+  c.mid_block = models::UnetBlock::SimpleCrossAttention;
+  c.in_channels = 3;
+  c.out_channels = 6;
+  c.act = models::Act::Gelu;
+  c.scale_shift = c.cross_attention_group_norm = c.text_addition = true;
+}
+
+void read_if_data(Reader& r, IfTaskOptions& o) {
+  r.key("pictures", o.pictures, "different pictures to learn from", {1, 1e8});
+  r.key("drop_prompt", o.drop_prompt, "share of samples that learn the empty prompt", {0, 1});
+  r.key("snr_limit", o.snr_limit, "limit of the weight of the squared error", {0, 1e6});
+  r.key("bound_weight", o.bound_weight, "weight of the variational bound", {0, 1e6});
+  r.key("sample_guidance", o.sample_guidance, "guidance of the sample pictures", {0, 100});
+  r.key("sample_steps", o.sample_steps, "sampler steps of the sample pictures", {1, 1000});
+}
+
+std::unique_ptr<PretrainTask> read_if_stage1_task(Reader& root, const miniworld::World& world) {
+  IfTaskOptions o;
+  root.section("unet", [&](Reader& r) { read_if_unet(r, o.unet); });
+  root.section("text", [&](Reader& r) {
+    r.key("tokenizer", o.tokenizer, "folder with spiece.model");
+    r.key("d_model", o.text.d_model, "width", {1, 4096});
+    r.key("d_ff", o.text.d_ff, "width inside the feed-forward", {1, 16384});
+    r.key("d_kv", o.text.d_kv, "channels of an attention head", {1, 256});
+    r.key("heads", o.text.heads, "attention heads", {1, 64});
+    r.key("layers", o.text.layers, "transformer layers", {1, 64});
+  });
+  o.unet.encoder_hid_dim = o.text.d_model;
+  root.section("data", [&](Reader& r) {
+    read_if_data(r, o);
+    r.key("picture_size", o.picture_size, "side that pictures are drawn at before they are made small", {8, 1024});
+    if (o.picture_size % o.unet.sample_size != 0)
+      r.refuse("picture_size", "it is not a multiple of the UNet's sample_size", "choose a multiple");
+  });
+  return std::make_unique<IfStage1Task>(world, o);
+}
+
+std::unique_ptr<PretrainTask> read_if_stage2_task(Reader& root, const miniworld::World& world) {
+  IfTaskOptions o;
+  root.section("unet", [&](Reader& r) {
+    read_if_unet(r, o.unet);
+    r.key("time_embedding_dim", o.unet.time_embedding_dim.emplace(128), "width of the time embedding", {1, 4096});
+  });
+  o.unet.in_channels = 6;
+  o.unet.class_timestep = o.unet.skip_time_act = true;
+  o.unet.time_embedding_act = models::Act::Gelu;
+  o.unet.resnet_out_scale = o.unet.mid_block_scale = 1.4142271248762552;  // IF-II-L's, which is not quite √2
+  root.section("data", [&](Reader& r) {
+    read_if_data(r, o);
+    r.key("stage1", o.stage1, "folder of the trained stage I");
+    r.key("small_size", o.small_size, "side of stage I's pictures", {1, 1024});
+    r.key("crop", o.crop, "side of what a sample shows of a picture, px", {8, 1024});
+    r.key("noise_levels", o.noise_levels, "noise levels below this are learnt", {1, 1000});
+    r.key("sample_noise_level", o.sample_noise_level, "noise level of the sample pictures", {0, 999});
+    if (o.unet.sample_size % o.small_size != 0 || o.crop > o.unet.sample_size)
+      r.refuse("small_size", "the UNet's sample_size must be a multiple of it and no less than crop", "change them");
+  });
+  o.unet.encoder_hid_dim = models::T5Config::from(models::ModelConfig(o.stage1 / "text_encoder/config.json")).d_model;
+  return std::make_unique<IfStage2Task>(world, o);
+}
+
 }  // namespace
 
 PretrainResult run_pretrain(const Path& file, const std::vector<std::string>& overrides, const Path& world_folder,
@@ -137,12 +215,14 @@ PretrainResult run_pretrain(const Path& file, const std::vector<std::string>& ov
   options.out = out;
   std::string task_name;
   Reader root(table, "");
-  root.key("task", task_name, "what to train", {"vae", "diffusion", "clip", "sam"});
+  root.key("task", task_name, "what to train", {"vae", "diffusion", "clip", "sam", "if_stage1", "if_stage2"});
   root.section("train", [&](Reader& r) { read_options(r, options); });
   std::unique_ptr<PretrainTask> task;
   if (task_name == "vae") task = read_vae_task(root, world);
   if (task_name == "diffusion") task = read_diffusion_task(root, world);
   if (task_name == "clip") task = read_clip_task(root, world);
+  if (task_name == "if_stage1") task = read_if_stage1_task(root, world);
+  if (task_name == "if_stage2") task = read_if_stage2_task(root, world);
   if (task_name == "sam") task = read_sam_task(root, world);
   if (!task) root.refuse("task", "it is missing", "name what to train");
   root.finish();
