@@ -7,13 +7,14 @@
 #include "base/text.hpp"
 #include "driver/commands.hpp"
 #include "weights/convert.hpp"
+#include "weights/detectron2.hpp"
 #include "weights/key_maps.hpp"
 
 namespace divergen::driver {
 namespace {
 
 struct Options {
-  std::string in, out, dtype, map, prefix;
+  std::string in, out, dtype, map, prefix, to = "safetensors";
   std::uint64_t shard_bytes = 0;
   bool keep_not_finite = false;
 };
@@ -21,6 +22,16 @@ struct Options {
 std::optional<weights::DType> dtype_of(const std::string& name) {
   if (name.empty()) return std::nullopt;
   return name == "fp32" ? weights::DType::F32 : name == "fp16" ? weights::DType::F16 : weights::DType::BF16;
+}
+
+/// The layout that detectron2 loads back: a run's model.safetensors, or any other weights with its names.
+int to_detectron2(const Options& o) {
+  std::unique_ptr<weights::WeightSource> source = weights::open_weights(o.in);
+  if (!o.prefix.empty()) source = weights::select_prefix(std::move(source), o.prefix);
+  if (!o.map.empty()) source = weights::map_keys(std::move(source), o.map);
+  weights::write_detectron2(o.out, *source, dtype_of(o.dtype));
+  log::info(with_thousands(static_cast<std::int64_t>(source->tensors().size())), " tensors in ", o.out);
+  return 0;
 }
 
 int to_safetensors(const Options& o) {
@@ -48,9 +59,14 @@ void add_convert_command(CLI::App& app, Action& action) {
       "convert",
       "reads weights of any format as data, never executing them, and writes safetensors\n\n"
       "Example: divergen convert ViT-L-14.pt clip/model.safetensors --map clip-openai-to-hf --dtype fp16\n"
-      "         divergen convert model_final.pth detector.safetensors --prefix model_ema.module.");
+      "         divergen convert model_final.pth detector.safetensors --prefix model_ema.module.\n"
+      "         divergen convert runs/study/train/divergen/model.safetensors model.pth --to detectron2");
   convert->add_option("in", o->in, "weight file, index of shards, or the folder that holds them")->required();
-  convert->add_option("out", o->out, "*.safetensors; replaced as a whole or not at all")->required();
+  convert
+      ->add_option("out", o->out, "*.safetensors (--to detectron2: *.pth or *.pkl); replaced as a whole or not at all")
+      ->required();
+  convert->add_option("--to", o->to, "layout: safetensors, or a checkpoint that detectron2 loads")
+      ->check(CLI::IsMember({"safetensors", "detectron2"}));
   convert->add_option("--dtype", o->dtype, "type of floating tensors: fp32, fp16, bf16 (default: as they are)")
       ->check(CLI::IsMember({"fp32", "fp16", "bf16"}));
   std::string maps = "other names and layouts:";
@@ -64,7 +80,8 @@ void add_convert_command(CLI::App& app, Action& action) {
   convert->add_option("--shard-size", o->shard_bytes, "largest file, as 5GB; more is written in shards with an index")
       ->transform(CLI::AsSizeValue(true));
   convert->add_flag("--keep-not-finite", o->keep_not_finite, "take NaN and infinity as they are, instead of refusing");
-  convert->callback([o, &action] { action = [o] { return to_safetensors(*o); }; });
+  convert->callback(
+      [o, &action] { action = [o] { return o->to == "detectron2" ? to_detectron2(*o) : to_safetensors(*o); }; });
 }
 
 }  // namespace divergen::driver

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <set>
 
 namespace divergen::nn {
 
@@ -11,6 +12,7 @@ AdamW::AdamW(std::vector<NamedTensor> parameters, AdamWOptions options)
   for (const NamedTensor& p : parameters_) {
     const auto like = p.tensor.detach();
     moments_.push_back({at::zeros_like(like), at::zeros_like(like), at::zeros({}, like.options().dtype(at::kFloat))});
+    factors_.push_back(options_.lr_factor ? options_.lr_factor(p.name) : 1.0);
   }
 }
 
@@ -53,16 +55,11 @@ void AdamW::step_plain(std::size_t i, double lr) {
   parameter.addcdiv_(m.exp_avg, denominator, -lr / correction1);
 }
 
-void AdamW::step(double lr) {
-  at::NoGradGuard no_grad;
-  clip();
+/// All parameters with this factor of the learning rate.
+void AdamW::step_fused(double factor, double lr) {
   std::vector<at::Tensor> params, grads, averages, squares, steps;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if (!parameters_[i].tensor.grad().defined()) continue;
-    if (!options_.fused) {
-      step_plain(i, lr);
-      continue;
-    }
+    if (factors_[i] != factor || !parameters_[i].tensor.grad().defined()) continue;
     Moments& m = moments_[i];
     m.step.add_(1);
     params.push_back(parameters_[i].tensor);
@@ -73,8 +70,19 @@ void AdamW::step(double lr) {
     steps.push_back(m.step);
   }
   if (!params.empty())
-    at::_fused_adamw_(params, grads, averages, squares, {}, steps, lr, options_.beta1, options_.beta2,
+    at::_fused_adamw_(params, grads, averages, squares, {}, steps, lr * factor, options_.beta1, options_.beta2,
                       options_.weight_decay, options_.eps, /*amsgrad=*/false, /*maximize=*/false);
+}
+
+void AdamW::step(double lr) {
+  at::NoGradGuard no_grad;
+  clip();
+  if (options_.fused) {
+    for (const double factor : std::set<double>(factors_.begin(), factors_.end())) step_fused(factor, lr);
+    return;
+  }
+  for (std::size_t i = 0; i < parameters_.size(); ++i)
+    if (parameters_[i].tensor.grad().defined()) step_plain(i, lr * factors_[i]);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> AdamW::state() const {

@@ -1,6 +1,7 @@
 #pragma once
 // AdamW (decoupled weight decay) as torch.optim.AdamW computes it, with detectron2's element-wise gradient clamp.
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,6 +17,8 @@ struct AdamWOptions {
   double weight_decay = 1e-4;        // reference/detector.md §9: on every parameter, norms and biases too
   std::optional<double> clip_value;  // each gradient element is clamped to [-clip_value, clip_value] before the step
   std::optional<double> clip_norm;   // the joint 2-norm of all gradients is scaled down to this
+  /// Factor of the learning rate for the parameter of this name; asked once. Empty: 1 for all.
+  std::function<double(const std::string&)> lr_factor;
   bool fused = true;  // ATen's fused kernel; false: the plain twin, bit-equal to PyTorch's single-tensor path
 };
 
@@ -42,9 +45,11 @@ class AdamW {
   };
   void clip();
   void step_plain(std::size_t i, double lr);
+  void step_fused(double factor, double lr);
 
   std::vector<NamedTensor> parameters_;
   std::vector<Moments> moments_;
+  std::vector<double> factors_;
   AdamWOptions options_;
 };
 

@@ -78,9 +78,7 @@ class CenterNet2 : public nn::Module {
 
 /// Initial values from the reference's distributions, one generator for all (the detector must lie on the CPU; the last
 /// norm of each ResNet branch starts at 1/4, where the reference has a zero that a frozen norm would keep). Then the
-/// backbone's weights file where settings.backbone_weights names one: safetensors, or .pth (its entry "model" where
-/// there is one). Names are matched by longest suffix; throws Error(Data) unless every backbone tensor but the unused
-/// `fc` and the norms' counters is found with its shape.
+/// backbone's weights where settings.backbone_weights names a file (load_backbone of checkpoint.hpp).
 void init_detector(CenterNet2& detector, const config::DetectorSettings& settings, at::Generator& generator);
 
 /// For training from random values: sets the backbone's frozen norms to the statistics of these pictures, layer by

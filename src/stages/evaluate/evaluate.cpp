@@ -196,12 +196,13 @@ void run_evaluate(const RunContext& context, const config::TrainSettings& traini
   const Path folder = context.dir.evaluation(training.name);
   // Without averaging there is one set of weights, whatever is asked for.
   const bool averaged = context.config.evaluate.use_ema || training.ema == 0;
+  const Path& given = context.config.evaluate.weights;
   Evaluating e{context,
                training,
                "evaluate." + training.name,
                folder,
                folder / "parts",
-               trained_model(context.dir, training.name, averaged),
+               given.empty() ? trained_model(context.dir, training.name, averaged) : given,
                {},
                {},
                ""};

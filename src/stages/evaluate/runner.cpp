@@ -13,7 +13,7 @@
 #include "base/walltime.hpp"
 #include "comm/work_queue.hpp"
 #include "image/pil_resize.hpp"
-#include "nn/tensor_io.hpp"
+#include "models/detector/checkpoint.hpp"
 #include "stages/evaluate/batches.hpp"
 
 namespace divergen::stages {
@@ -173,17 +173,10 @@ std::unique_ptr<models::CenterNet2> load_evaluated_detector(const config::Detect
                                                             const ClassMap& classes, const Path& model) {
   const auto all = static_cast<std::int64_t>(classes.category_of.size());
   const std::int64_t evaluated = classes.evaluated;
-  nn::TensorMap tensors = nn::load_tensors(model);
-  for (auto& [name, tensor] : tensors) {
-    if (name.find("roi_heads.box_predictor.") == std::string::npos || tensor.dim() == 0) continue;
-    if (name.find(".cls_score.") != std::string::npos && tensor.size(0) == all + 1)
-      tensor = at::cat({tensor.narrow(0, 0, evaluated), tensor.narrow(0, all, 1)});  // the last row is background
-    else if (name.ends_with(".freq_weight") && tensor.size(0) == all)
-      tensor = tensor.narrow(0, 0, evaluated).contiguous();
-  }
   const std::vector<double> counts(classes.image_counts.begin(), classes.image_counts.begin() + evaluated);
   auto detector = std::make_unique<models::CenterNet2>(settings, counts);
-  nn::load_module(*detector, tensors, model.string());
+  const bool has_extra = models::classes_of(*models::open_network(model)) == all;
+  models::load_detector(*detector, model, has_extra ? models::FileClasses::Cut : models::FileClasses::Same);
   detector->eval();
   return detector;
 }

@@ -8,8 +8,9 @@
 
 #include "base/error.hpp"
 #include "base/rng.hpp"
-#include "nn/tensor_io.hpp"
-#include "weights/torch_file.hpp"
+#include "models/detector/backbone.hpp"
+#include "models/detector/checkpoint.hpp"
+#include "nn/amp.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -29,15 +30,6 @@ at::Generator cpu_generator(std::uint64_t seed) {
   at::Generator generator = at::detail::createCPUGenerator();
   generator.set_current_seed(seed);
   return generator;
-}
-
-bool ends_with_any(const std::string& name, std::initializer_list<std::string_view> ends) {
-  return std::any_of(ends.begin(), ends.end(), [&](std::string_view end) { return name.ends_with(end); });
-}
-
-/// Tensors with one row or entry a class.
-bool of_classes(const std::string& name) {
-  return ends_with_any(name, {".cls_score.weight", ".cls_score.bias", ".freq_weight"});
 }
 
 }  // namespace
@@ -65,34 +57,6 @@ models::DetectorSample to_detector_sample(const Sample& sample) {
   return out;
 }
 
-void load_detector_weights(models::CenterNet2& detector, const Path& file, bool new_classes) {
-  nn::LoadOptions options;
-  std::string prefix;  // of DistributedDataParallel, on all names or on none
-  options.rename = [&](const std::string& name) {
-    const std::string own = name.substr(prefix.size());
-    return new_classes && of_classes(own) ? std::string() : own;
-  };
-  // Counters of frozen norms and the normalisation of pixels are in some published files and not in others.
-  options.may_surplus = [](const std::string& name) {
-    return ends_with_any(name, {"num_batches_tracked", "pixel_mean", "pixel_std"});
-  };
-  options.may_miss = [&](const std::string& name) {
-    return ends_with_any(name, {"num_batches_tracked"}) || (new_classes && of_classes(name));
-  };
-  if (file.extension() == ".safetensors") return nn::load_module(detector, file, options);
-  std::string key;
-  {
-    const weights::TorchFile checkpoint(file);
-    key = checkpoint.has("model_ema") ? "model_ema" : checkpoint.has("model") ? "model" : "";
-  }
-  const nn::TensorMap tensors = nn::load_tensors(file, key);
-  constexpr const char* kPrefix = "module.";
-  const bool wrapped = !tensors.empty() && std::all_of(tensors.begin(), tensors.end(),
-                                                       [&](const auto& e) { return e.first.starts_with(kPrefix); });
-  if (wrapped) prefix = kPrefix;
-  nn::load_module(detector, tensors, file.string(), options);
-}
-
 DetectorTask::DetectorTask(const config::RunConfig& config, const config::TrainSettings& training,
                            const std::vector<double>& image_counts, const SampleMaker& maker, comm::World& world,
                            at::Device device)
@@ -104,6 +68,9 @@ DetectorTask::DetectorTask(const config::RunConfig& config, const config::TrainS
         static_cast<std::uint64_t>(std::max<std::int64_t>(training.batch / world.size(), 1)),
         static_cast<std::uint64_t>(world.size()));
   detector_->to(at::TensorOptions().dtype(at::kFloat).device(device));
+  detector_->backbone().set_compute({.precision = nn::precision_type(training.precision),
+                                     .checkpointing = training.activation_checkpointing,
+                                     .channels_last = training.channels_last});
 }
 
 void DetectorTask::initialise() {
@@ -113,7 +80,7 @@ void DetectorTask::initialise() {
   at::Generator generator = cpu_generator(derive_seed(training_.seed, "initial weights"));
   models::init_detector(fresh, config_.detector, generator);
   if (!training_.init.empty()) {
-    load_detector_weights(fresh, training_.init, training_.init_classes == "new");
+    models::load_detector(fresh, training_.init, models::file_classes(training_.init_classes));
   } else if (config_.detector.backbone_weights.empty()) {
     std::vector<at::Tensor> images;
     for (std::uint64_t position = 0; position < kCalibrationSamples; ++position)

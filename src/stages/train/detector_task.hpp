@@ -15,11 +15,6 @@ namespace divergen::stages {
 /// The tensors of one sample; image [3, H, W] uint8, masks [n, H, W] uint8 on the CPU.
 models::DetectorSample to_detector_sample(const Sample& sample);
 
-/// Fills a detector from a file: our own model.safetensors, or a detectron2 checkpoint (.pth), of which the averaged
-/// weights are taken where there are some (reference/detector.md §10). With `new_classes` the file knows other classes:
-/// what has a row a class keeps the values that it has. Throws Error(Data) naming what does not fit.
-void load_detector_weights(models::CenterNet2& detector, const Path& file, bool new_classes = false);
-
 class DetectorTask : public TrainingTask {
  public:
   /// `maker` and `world` must outlive the task. The detector is made on `device`.

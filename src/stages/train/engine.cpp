@@ -14,6 +14,7 @@
 #include "base/text.hpp"
 #include "base/walltime.hpp"
 #include "nn/adamw.hpp"
+#include "nn/amp.hpp"
 #include "nn/ddp.hpp"
 #include "nn/ema.hpp"
 #include "nn/lr_schedule.hpp"
@@ -42,6 +43,10 @@ nn::AdamWOptions optimizer_options(const config::TrainSettings& settings) {
   nn::AdamWOptions out;
   out.weight_decay = settings.weight_decay;
   if (settings.clip_value > 0) out.clip_value = settings.clip_value;
+  if (settings.backbone_lr != 1)
+    out.lr_factor = [factor = settings.backbone_lr](const std::string& name) {
+      return name.starts_with("backbone.bottom_up.") ? factor : 1.0;
+    };
   return out;
 }
 
@@ -94,6 +99,7 @@ struct TrainingEngine::State {
   std::optional<nn::DataParallel> parallel;
   std::optional<nn::Ema> ema;
   std::optional<nn::AdamW> optimizer;
+  std::optional<nn::GradScaler> scaler;  // with fp16
   std::optional<TrainingLog> log;
   CheckpointWriter writer;
   std::exception_ptr log_problem;
@@ -135,6 +141,7 @@ void TrainingEngine::State::fresh() {
   if (!optimizer) optimizer.emplace(module.named_parameters(), optimizer_options(settings()));
   for (const auto& [name, tensor] : optimizer->state()) at::Tensor(tensor).zero_();
   if (settings().ema > 0) ema.emplace(module, settings().ema);
+  if (settings().precision == "fp16") scaler.emplace();
   iteration = 0;
   saved_iteration = -1;
   seconds_before = 0;
@@ -186,6 +193,8 @@ StateTensors TrainingEngine::State::tensors() const {
   out["model"] = persistent(task.module().named_tensors());
   if (ema) out["ema"] = persistent(ema->tensors());
   out["optimizer"] = optimizer->state();
+  if (scaler)
+    for (const auto& [name, tensor] : scaler->state()) out["optimizer"].emplace_back("grad_scaler." + name, tensor);
   return out;
 }
 
@@ -219,11 +228,16 @@ Agreed TrainingEngine::State::step() {
   for (const auto& [name, term] : terms) total = total.defined() ? total + term : term;
   if (ema) ema->update(task.module());
   optimizer->zero_grad();
+  if (scaler) total = scaler->scale(total);
   parallel->prepare_for_backward({total});
   total.backward();
   parallel->finish_backward();
-  Agreed agreed = agree(terms, optimizer->grad_norm());
-  if (!agreed.bad_number) optimizer->step(schedule.at(iteration));
+  // Gradients that leave float16's range are no fault: the step is left out and the scale lowered, on all ranks alike.
+  const bool overflow = scaler && scaler->unscale(optimizer->parameters());
+  Agreed agreed = agree(terms, overflow ? at::zeros({}) : optimizer->grad_norm());
+  if (agreed.bad_number) return agreed;
+  if (!overflow) optimizer->step(schedule.at(iteration));
+  if (scaler) scaler->update(overflow);
   return agreed;
 }
 

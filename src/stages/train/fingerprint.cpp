@@ -24,6 +24,9 @@ json of_training(const config::TrainSettings& t) {
            {"ema", t.ema},
            {"use_pool", t.use_pool}};
   if (t.self_copy != "off") out["self_copy"] = {{"mode", t.self_copy}, {"chance", t.self_copy_chance}};
+  // What stands at its default says nothing, so that trainings from before there was a choice go on.
+  if (t.precision != "fp32") out["precision"] = t.precision;
+  if (t.backbone_lr != 1) out["backbone_lr"] = t.backbone_lr;
   if (t.use_pool)
     out["pool"] = {{"generators", t.pool_generators}, {"extra", t.pool_extra}, {"per_category", t.pool_per_category}};
   if (t.use_pool && !t.pool_frequencies.empty()) out["pool"]["frequencies"] = t.pool_frequencies;
@@ -31,23 +34,30 @@ json of_training(const config::TrainSettings& t) {
 }
 
 json of_detector(const config::DetectorSettings& d) {
-  return {{"backbone", d.backbone},
-          {"depths", d.depths},
-          {"stem_channels", d.stem_channels},
-          {"base_width", d.base_width},
-          {"backbone_classes", d.backbone_classes},
-          {"fpn_channels", d.fpn_channels},
-          {"tower_convs", d.tower_convs},
-          {"group_norm_groups", d.group_norm_groups},
-          {"box_fc", d.box_fc},
-          {"mask_channels", d.mask_channels},
-          {"mask_convs", d.mask_convs},
-          {"pre_nms_train", d.pre_nms_train},
-          {"post_nms_train", d.post_nms_train},
-          {"roi_batch", d.roi_batch},
-          {"roi_foreground", d.roi_foreground},
-          {"fed_categories", d.fed_categories},
-          {"fed_power", d.fed_power}};
+  json out{{"backbone", d.backbone},
+           {"depths", d.depths},
+           {"stem_channels", d.stem_channels},
+           {"base_width", d.base_width},
+           {"backbone_classes", d.backbone_classes},
+           {"fpn_channels", d.fpn_channels},
+           {"tower_convs", d.tower_convs},
+           {"group_norm_groups", d.group_norm_groups},
+           {"box_fc", d.box_fc},
+           {"mask_channels", d.mask_channels},
+           {"mask_convs", d.mask_convs},
+           {"pre_nms_train", d.pre_nms_train},
+           {"post_nms_train", d.post_nms_train},
+           {"roi_batch", d.roi_batch},
+           {"roi_foreground", d.roi_foreground},
+           {"fed_categories", d.fed_categories},
+           {"fed_power", d.fed_power}};
+  if (d.backbone == "swin")
+    out["swin"] = {{"width", d.swin_width},
+                   {"heads", d.swin_heads},
+                   {"window", d.swin_window},
+                   {"mlp_ratio", d.swin_mlp_ratio},
+                   {"drop_path", d.drop_path}};
+  return out;
 }
 
 json of_augment(const config::AugmentSettings& a, bool with_pool, bool with_self_copy) {
