@@ -24,11 +24,11 @@ struct ContactSheetOptions {
 /// read is a red cell. Throws Error(Data) when the library is empty.
 image::Image contact_sheet(const Library& library, const ContactSheetOptions& options = {});
 
-/// Something wrong in a run; `row` where it can be told.
+/// Something wrong in a run; row and column where they can be told (TableProblem).
 struct RunProblem {
   Path file;
   std::optional<std::size_t> row;
-  std::string why;
+  std::string column, why;
 };
 struct RunReport {
   std::int64_t files = 0, rows = 0;  // that were checked
@@ -38,12 +38,14 @@ struct RunReport {
 };
 /// Reads every table (*.h5) and stage record under `folder`, a run directory or a library, and checks all rows: hashes,
 /// pictures of the library and their sizes, its index, each item of the plan exactly once in the stages that are
-/// complete. Problems are collected, not thrown. Throws Error(Io) when there is no such folder, Error(Data) when it
+/// complete. Files are read by `threads` threads at once (0: one a core, at most 16); the report does not depend on
+/// their number. Problems are collected, not thrown. Throws Error(Io) when there is no such folder, Error(Data) when it
 /// holds no table.
-RunReport verify_run(const Path& folder);
+RunReport verify_run(const Path& folder, int threads = 0);
 
-/// Removes the files that verify_run() finds bad, so that the stages make exactly those again; plan.h5 stays (the plan
-/// is made from the configuration: `divergen plan`). Returns what was removed.
+/// Removes the files that verify_run() finds bad, and nothing else, so that the stages make exactly those shards again,
+/// with the same bytes; plan.h5 stays (the plan is made from the configuration: `divergen plan`). Returns what was
+/// removed.
 std::vector<Path> repair_run(const Path& folder, const RunReport& report);
 
 }  // namespace divergen::store

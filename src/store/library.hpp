@@ -51,6 +51,11 @@ struct LibraryGenerator {
   std::string name, kind, sampler, weights_hash;
   std::int64_t steps = 0;
   double guidance = 0;
+  // What else the pictures depend on; not part of a record's hash.
+  std::string negative_prompt;
+  std::int64_t size = 0, batch = 0;  // px, 0: the model's own; items of one forward pass
+  std::string software;              // that made the pictures: this program's version and LibTorch's
+  bool operator==(const LibraryGenerator&) const = default;
 };
 /// The tables that instances point into. An index means the same in all shards of a library.
 struct LibraryTables {

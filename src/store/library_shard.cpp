@@ -97,7 +97,11 @@ void tables_to_documents(const LibraryTables& tables, Table& table) {
                           {"sampler", g.sampler},
                           {"steps", g.steps},
                           {"guidance", g.guidance},
-                          {"weights_hash", g.weights_hash}});
+                          {"weights_hash", g.weights_hash},
+                          {"negative_prompt", g.negative_prompt},
+                          {"size", g.size},
+                          {"batch", g.batch},
+                          {"software", g.software}});
   table.documents["categories"] = categories.dump();
   table.documents["generators"] = generators.dump();
   table.attributes["annotator_hash"] = tables.annotator_hash;
@@ -112,8 +116,10 @@ LibraryTables documents_to_tables(const Table& table) {
     for (const json& c : json::parse(table.documents.at("categories")))
       tables.categories.push_back({c.at("id"), c.at("name"), c.at("frequency"), c.at("is_extra")});
     for (const json& g : json::parse(table.documents.at("generators")))
-      tables.generators.push_back(
-          {g.at("name"), g.at("kind"), g.at("sampler"), g.at("weights_hash"), g.at("steps"), g.at("guidance")});
+      // The last four came later: libraries without them stay readable.
+      tables.generators.push_back({g.at("name"), g.at("kind"), g.at("sampler"), g.at("weights_hash"), g.at("steps"),
+                                   g.at("guidance"), g.value("negative_prompt", ""), g.value("size", std::int64_t{0}),
+                                   g.value("batch", std::int64_t{0}), g.value("software", "")});
     const json prompts = json::parse(table.documents.at("prompts"));
     for (const auto& [key, text] : prompts.items()) {
       const std::size_t index = std::stoul(key);

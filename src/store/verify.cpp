@@ -1,6 +1,10 @@
 // Whether the tables of a run are whole, and what to make again.
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -20,9 +24,89 @@ constexpr const char* kPlanName = "plan.h5";
 /// Stages that have a row for every item of the plan, and the names of their folders.
 constexpr const char* kItemStages[] = {"generate", "annotate", "filter"};
 
+/// What one table says, found without looking at any other.
+struct FileSeen {
+  std::vector<RunProblem> problems;
+  std::size_t rows = 0;
+  bool is_whole = false, is_library = false, is_readable = true;  // as a table; as a library's shard
+  std::uint64_t table_hash = 0;
+  std::vector<std::uint64_t> record_hashes, items, planned;
+};
+
+void check_pictures(const Path& path, const std::vector<Instance>& instances, FileSeen& seen) {
+  for (std::size_t row = 0; row < instances.size(); ++row) {
+    const Instance& one = instances[row];
+    const auto picture = image::decode(one.png, image::Channels::AsStored);
+    if (!picture.image) {
+      seen.problems.push_back({path, row, "heap", "its picture cannot be decoded: " + picture.problem});
+    } else if (picture.image->channels != 4 || picture.image->width != one.width ||
+               picture.image->height != one.height) {
+      seen.problems.push_back({path, row, "heap",
+                               cat("its picture is ", picture.image->width, "x", picture.image->height, " with ",
+                                   picture.image->channels, " channels, not ", one.width, "x", one.height, " with 4")});
+    }
+  }
+}
+
+FileSeen look_at(const Path& path) {
+  FileSeen seen;
+  std::optional<Table> table;
+  try {
+    table = read_table(path);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::Data && error.kind() != ErrorKind::Io) throw;
+    for (const TableProblem& found : check_table(path))
+      seen.problems.push_back({path, found.row, found.column, found.why});
+    if (seen.problems.empty()) seen.problems.push_back({path, std::nullopt, "", error.text().why});
+    return seen;
+  }
+  seen.is_whole = true;
+  seen.rows = table->rows();
+  seen.is_library = table->format() == kLibraryFormat;
+  if (table->format() == kPlanFormat && path.filename() == kPlanName)
+    seen.planned = table->get<std::uint64_t>("item_id");
+  if (table->has("item_id")) seen.items = table->get<std::uint64_t>("item_id");
+  if (!seen.is_library) return seen;
+  seen.table_hash = table->table_hash();
+  try {
+    check_pictures(path, instances_of(*table), seen);
+    seen.record_hashes = table->get<std::uint64_t>("record_hash");
+  } catch (const Error& error) {
+    seen.is_readable = false;
+    seen.problems.push_back(
+        {path, std::nullopt, "", cat(error.text().what, ": ", error.text().object, ": ", error.text().why)});
+  }
+  return seen;
+}
+
+/// Looks at all files, several at once, and hands over what was found in the files' order.
+template <class Take>
+void look_at_all(const std::vector<Path>& files, int threads, const Take& take) {
+  if (threads <= 0) threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 16U));
+  std::vector<std::optional<FileSeen>> found(files.size());
+  std::vector<std::exception_ptr> errors(files.size());
+  std::atomic<std::size_t> next{0};
+  std::vector<std::thread> workers;
+  for (int t = 0; t < threads; ++t)
+    workers.emplace_back([&] {
+      for (std::size_t i = next++; i < files.size(); i = next++) {
+        try {
+          found[i] = look_at(files[i]);
+        } catch (...) {
+          errors[i] = std::current_exception();
+        }
+      }
+    });
+  for (std::thread& worker : workers) worker.join();
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    if (errors[i]) std::rethrow_exception(errors[i]);
+    take(files[i], std::move(*found[i]));
+  }
+}
+
 class Verifier {
  public:
-  explicit Verifier(const Path& folder) : folder_(folder) {}
+  Verifier(const Path& folder, int threads) : folder_(folder), threads_(threads) {}
 
   RunReport run() {
     std::vector<Path> tables, records;
@@ -38,7 +122,7 @@ class Verifier {
       fail(ErrorKind::Data, {"there is nothing to check", folder_.string(), "it holds no table (*.h5)",
                              "name a run directory or the folder of a library"});
     std::sort(tables.begin(), tables.end());
-    for (const Path& path : tables) check_file(path);
+    look_at_all(tables, threads_, [&](const Path& path, FileSeen seen) { take(path, std::move(seen)); });
     for (const Path& path : records) check_json(path);
     for (const auto& [folder, library] : libraries_) check_index(folder, library);
     check_items();
@@ -54,52 +138,26 @@ class Verifier {
   };
 
   void problem(const Path& file, std::optional<std::size_t> row, std::string why) {
-    report_.problems.push_back({file, row, std::move(why)});
+    report_.problems.push_back({file, row, "", std::move(why)});
   }
 
-  void check_file(const Path& path) {
+  void take(const Path& path, FileSeen seen) {
     ++report_.files;
-    std::optional<Table> table;
-    try {
-      table = read_table(path);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::Data && error.kind() != ErrorKind::Io) throw;
-      for (const TableProblem& found : check_table(path)) problem(path, found.row, found.why);
+    for (RunProblem& one : seen.problems) report_.problems.push_back(std::move(one));
+    if (!seen.is_whole) {
       damaged_folders_.insert(path.parent_path().string());
       return;
     }
-    report_.rows += static_cast<std::int64_t>(table->rows());
-    if (table->format() == kLibraryFormat) check_library_shard(path, *table);
-    if (table->format() == kPlanFormat && path.filename() == kPlanName)
-      for (const std::uint64_t id : table->get<std::uint64_t>("item_id")) planned_.insert(id);
-    if (table->has("item_id")) note_items(path, table->get<std::uint64_t>("item_id"));
-  }
-
-  void check_library_shard(const Path& path, const Table& table) {
-    LibrarySeen& library = libraries_[path.parent_path()];
-    library.shards.emplace_back(path.filename().string(), table.table_hash());
-    std::vector<Instance> instances;
-    try {
-      instances = instances_of(table);
-    } catch (const Error& error) {
-      library.is_whole = false;
-      problem(path, std::nullopt, cat(error.text().what, ": ", error.text().object, ": ", error.text().why));
-      return;
+    report_.rows += static_cast<std::int64_t>(seen.rows);
+    if (seen.is_library) {
+      LibrarySeen& library = libraries_[path.parent_path()];
+      library.shards.emplace_back(path.filename().string(), seen.table_hash);
+      library.is_whole = library.is_whole && seen.is_readable;
+      for (const std::uint64_t hash : seen.record_hashes) library.hash.add(hash);
+      library.instances += seen.record_hashes.size();
     }
-    for (std::size_t row = 0; row < instances.size(); ++row) {
-      const Instance& one = instances[row];
-      library.hash.add(table.get<std::uint64_t>("record_hash")[row]);
-      ++library.instances;
-      const auto picture = image::decode(one.png, image::Channels::AsStored);
-      if (!picture.image) {
-        problem(path, row, "its picture cannot be decoded: " + picture.problem);
-      } else if (picture.image->channels != 4 || picture.image->width != one.width ||
-                 picture.image->height != one.height) {
-        problem(path, row,
-                cat("its picture is ", picture.image->width, "x", picture.image->height, " with ",
-                    picture.image->channels, " channels, not ", one.width, "x", one.height, " with 4"));
-      }
-    }
+    planned_.insert(seen.planned.begin(), seen.planned.end());
+    note_items(path, seen.items);
   }
 
   void check_index(const Path& folder, const LibrarySeen& library) {
@@ -162,6 +220,7 @@ class Verifier {
   }
 
   Path folder_;
+  int threads_;
   RunReport report_;
   std::map<Path, LibrarySeen> libraries_;
   std::unordered_set<std::string> damaged_folders_;
@@ -174,11 +233,14 @@ class Verifier {
 json RunReport::to_json() const {
   json list = json::array();
   for (const RunProblem& one : problems)
-    list.push_back({{"file", one.file.string()}, {"row", one.row ? json(*one.row) : json()}, {"why", one.why}});
+    list.push_back({{"file", one.file.string()},
+                    {"row", one.row ? json(*one.row) : json()},
+                    {"column", one.column.empty() ? json() : json(one.column)},
+                    {"why", one.why}});
   return {{"files", files}, {"rows", rows}, {"leftovers", leftovers}, {"problems", list}};
 }
 
-RunReport verify_run(const Path& folder) { return Verifier(folder).run(); }
+RunReport verify_run(const Path& folder, int threads) { return Verifier(folder, threads).run(); }
 
 std::vector<Path> repair_run(const Path& folder, const RunReport& report) {
   std::vector<Path> removed;
