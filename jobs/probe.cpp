@@ -13,9 +13,11 @@
 #include "base/log.hpp"
 #include "models/annotator.hpp"
 #include "models/clip/clip.hpp"
+#include "models/diffusion/deepfloyd_if.hpp"
 #include "models/diffusion/stable_diffusion.hpp"
 #include "nn/tensor_io.hpp"
 #include "program.hpp"
+#include "tokenizers/if_caption.hpp"
 
 namespace {
 
@@ -31,7 +33,7 @@ struct Options {
   Path model, out;
   std::string prompt = "a photo of a single red apple, plain background", negative_prompt = "blurry";
   std::vector<std::string> samplers = models::scheduler_names();
-  std::int64_t steps = 8, pictures = 2;
+  std::int64_t steps = 8, pictures = 2, noise_level = 250;
   double guidance = 5;
 };
 
@@ -101,6 +103,75 @@ Probe probe_stable_diffusion(const Options& options) {
   return probe;
 }
 
+/// Stage II of a stage I folder: the folder beside it named <stage I>-ii, if there is one.
+Path stage2_of(const Path& stage1) {
+  Path folder = stage1.lexically_normal();
+  if (!folder.has_filename()) folder = folder.parent_path();
+  folder += "-ii";
+  return std::filesystem::exists(folder / "unet/config.json") ? folder : Path();
+}
+
+struct IfTexts {
+  at::Tensor prompt, negative;  // [pictures, L, D]
+};
+
+/// One stage, its network alone and its run; `upscaled` and `levels` for stage II.
+at::Tensor probe_if_stage(Probe& probe, const Options& options, const Path& folder, const std::string& name,
+                          const IfTexts& texts, models::BatchNoise& noise, const at::Tensor& small) {
+  const auto unet = models::load_unet(folder / "unet");
+  const models::Ddpm ddpm(models::ModelConfig(folder / "scheduler/scheduler_config.json"), options.steps);
+  const auto side = unet->config.sample_size;
+  const std::vector<std::int64_t> sizes{3, side, side};
+  models::IfCondition condition;
+  condition.guidance = options.guidance;
+  condition.text = unet->text(models::guided_states(texts.negative, texts.prompt, options.guidance));
+  const at::Tensor start = noise.draw(sizes);
+  at::Tensor input = start;
+  if (small.defined()) {
+    const auto noising =
+        models::NoiseSchedule::from(models::ModelConfig(folder / "image_noising_scheduler/scheduler_config.json"));
+    condition.levels = at::full({options.pictures}, options.noise_level, at::kLong);
+    condition.upscaled = noising.add_noise(models::enlarge(small, side), noise.draw(sizes), condition.levels);
+    input = at::cat({start, condition.upscaled}, 1);
+  }
+  const at::Tensor times = at::full({options.pictures}, 500, at::kFloat);
+  probe.add(name + ".in", input);
+  probe.add(name + ".time", times);
+  probe.add(name + ".out", unet->forward(input, times, texts.prompt, condition.levels));
+  const at::Tensor out = models::denoise_if(*unet, ddpm, condition, start, [&] { return noise.draw(sizes); });
+  probe.add(name + ".image", out);
+  return out;
+}
+
+Probe probe_deepfloyd_if(const Options& options) {
+  Probe probe;
+  const tokenizers::T5SentencePiece tokenizer(options.model / "tokenizer");
+  const auto text_model = models::load_t5(options.model / "text_encoder");
+  std::vector<at::Tensor> ids, masks;
+  for (const std::string& text : {options.negative_prompt, options.prompt}) {
+    const auto encoded = tokenizer.encode_padded(tokenizers::if_caption(text, /*clean=*/false));
+    ids.push_back(at::tensor(encoded.ids, at::kLong));
+    masks.push_back(at::tensor(encoded.mask, at::kLong));
+  }
+  probe.add("ids", at::stack(ids));
+  probe.add("mask", at::stack(masks));
+  const at::Tensor text = text_model->forward(at::stack(ids), at::stack(masks));
+  probe.add("text", text);
+  const auto repeated = [&](std::int64_t row) { return text.narrow(0, row, 1).expand({options.pictures, -1, -1}); };
+  const IfTexts texts{repeated(1), repeated(0)};
+  std::vector<std::uint64_t> seeds;
+  for (std::int64_t i = 0; i < options.pictures; ++i) seeds.push_back(static_cast<std::uint64_t>(i));
+  models::BatchNoise noise(seeds, at::kFloat, at::kCPU);
+  const at::Tensor small = probe_if_stage(probe, options, options.model, "stage1", texts, noise, {});
+  const Path stage2 = stage2_of(options.model);
+  if (!stage2.empty()) probe_if_stage(probe, options, stage2, "stage2", texts, noise, small);
+  probe.metadata = {{"steps", cat(options.steps)},
+                    {"guidance", cat(options.guidance)},
+                    {"noise_level", cat(options.noise_level)},
+                    {"stage2", stage2.string()}};
+  return probe;
+}
+
 Probe probe_clip(const Options& options) {
   Probe probe;
   const image::Image picture = drawing();
@@ -150,23 +221,25 @@ Probe probe_sam(const Options& options) {
 
 int main(int argc, char** argv) {
   const std::map<std::string, std::function<Probe(const Options&)>> kinds{
-      {"sd", probe_stable_diffusion}, {"clip", probe_clip}, {"sam", probe_sam}};
+      {"sd", probe_stable_diffusion}, {"if", probe_deepfloyd_if}, {"clip", probe_clip}, {"sam", probe_sam}};
   CLI::App app{
       "Runs a model on fixed inputs and writes inputs and results as safetensors, for comparison with other "
       "software.\n\nExample: divergen-probe sd data/mini/models/sd --out probe.safetensors"};
   std::string kind;
   Options options;
-  app.add_option("kind", kind, "sd, clip or sam")->required()->check(CLI::IsMember(kinds));
+  app.add_option("kind", kind, "sd, if, clip or sam")->required()->check(CLI::IsMember(kinds));
   app.add_option("model", options.model, "the model's folder (sam: or its weights file)")->required();
   app.add_option("--out", options.out, "file to write")->required();
-  app.add_option("--prompt", options.prompt, "sd: what to draw")->capture_default_str();
-  app.add_option("--negative-prompt", options.negative_prompt, "sd: what to keep away from")->capture_default_str();
+  app.add_option("--prompt", options.prompt, "sd, if: what to draw")->capture_default_str();
+  app.add_option("--negative-prompt", options.negative_prompt, "sd, if: what to keep away from")->capture_default_str();
   app.add_option("--samplers", options.samplers, "sd: samplers to run")->capture_default_str();
-  app.add_option("--steps", options.steps, "sd: steps of a sampler")->capture_default_str()->check(CLI::PositiveNumber);
-  app.add_option("--pictures", options.pictures, "sd: pictures, from the seeds 0, 1, ...")
+  app.add_option("--steps", options.steps, "sd, if: steps of a sampler")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  app.add_option("--guidance", options.guidance, "sd: scale of the guidance")->capture_default_str();
+  app.add_option("--pictures", options.pictures, "sd, if: pictures, from the seeds 0, 1, ...")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  app.add_option("--guidance", options.guidance, "sd, if: scale of the guidance")->capture_default_str();
   return run_program(app, argc, argv, [&] {
     at::NoGradGuard no_grad;
     const Probe probe = kinds.at(kind)(options);

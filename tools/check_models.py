@@ -3,7 +3,7 @@
 
     tools/check_models.py [FOLDER...]        (default: every model in data/mini/models)
 
-A folder is what it looks like: a diffusers folder of Stable Diffusion goes to diffusers, CLIP to transformers, weights
+A folder is what it looks like: a diffusers folder of Stable Diffusion or DeepFloyd-IF goes to diffusers, CLIP to transformers, weights
 with segment-anything's key names to segment-anything. divergen-probe runs the model on fixed inputs (text, picture,
 noise); the package runs the same inputs; a table shows the largest differences. Exit code 1 if one is over its
 tolerance, 0 otherwise.
@@ -30,6 +30,9 @@ PINS_ALONE = ["torchvision==0.26.0"]
 TOLERANCE = 2e-5
 # Pictures in bytes: rounding to bytes can turn a last bit into a step of 1, at few places.
 PICTURE_SHARE = 5e-4
+# Whole runs of DeepFloyd-IF: the reference against itself differs by up to 1.7e-3 (division by small numbers at the
+# start, a quantile that feeds back).
+IF_LOOP = 5e-3
 # Mask logits this near to 0 may fall on either side.
 LOGIT_MARGIN = 1e-3
 
@@ -66,7 +69,8 @@ def make_environment():
 
 def kind_of(folder):
     if (folder / "model_index.json").is_file():
-        return "sd"
+        name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        return {"StableDiffusionPipeline": "sd", "IFPipeline": "if"}.get(name)  # IF's stage II goes with stage I
     config = folder / "config.json"
     if config.is_file():
         settings = json.loads(config.read_text())
@@ -97,6 +101,11 @@ class Table:
             return
         largest, difference = reference.abs().max().item(), (ours - reference).abs().max().item()
         self.row(what, difference, largest, f"{TOLERANCE * largest:.3g}", difference <= TOLERANCE * largest)
+
+    def within(self, what, ours, reference, allowed):
+        """float tensors, no element further away than `allowed`."""
+        difference = (ours.double() - reference.double()).abs().max().item()
+        self.row(what, difference, reference.abs().max().item(), f"{allowed:.3g}", difference <= allowed)
 
     def equal(self, what, ours, reference):
         differing = (ours != reference).sum().item() if ours.shape == reference.shape else ours.numel()
@@ -153,6 +162,51 @@ def check_stable_diffusion(folder, probe, facts, table):
                       output_type="np").images
         reference = torch.from_numpy((images * 255).round().astype("uint8"))
         table.pictures(f"picture, {sampler}", probe[f"image.{sampler}"], reference)
+
+
+def check_deepfloyd_if(folder, probe, facts, table):
+    """Both stages through diffusers' own pipelines, fed with the T5 states of transformers; the parts first."""
+    import diffusers
+    import torch
+    import transformers
+
+    table.header(folder, f"diffusers {diffusers.__version__}")
+    t5, info = transformers.T5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True,
+                                                           dtype=torch.float32, output_loading_info=True)
+    table.none("T5 keys that do not fit", [*info["missing_keys"], *info["unexpected_keys"]])
+    text = t5(probe["ids"], attention_mask=probe["mask"])[0]
+    table.close("text states", probe["text"], text)
+    none = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None,
+            "watermarker": None, "requires_safety_checker": False}
+    count, guidance, steps = len(probe["stage1.in"]), float(facts["guidance"]), int(facts["steps"])
+    # One generator for each picture, going on from stage I to stage II.
+    generators = [torch.Generator().manual_seed(i) for i in range(count)]
+    small = None
+    for stage, where in (("stage1", folder), ("stage2", facts["stage2"])):
+        if not where:
+            continue
+        where = pathlib.Path(where)
+        unet, info = diffusers.UNet2DConditionModel.from_pretrained(
+            where / "unet", local_files_only=True, torch_dtype=torch.float32, low_cpu_mem_usage=False,
+            output_loading_info=True)
+        table.none(f"{stage} keys that do not fit", [*info["missing_keys"], *info["unexpected_keys"]])
+        levels = {"class_labels": torch.full((count,), int(facts["noise_level"]))} if stage == "stage2" else {}
+        noise = unet(probe[f"{stage}.in"], probe[f"{stage}.time"], text[1:].expand(count, -1, -1), **levels).sample
+        table.close(f"{stage}, network", probe[f"{stage}.out"], noise)
+        parts = {"unet": unet, "scheduler": diffusers.DDPMScheduler.from_pretrained(where / "scheduler"), **none}
+        if stage == "stage1":
+            run = diffusers.IFPipeline(**parts)
+        else:
+            noising = diffusers.DDPMScheduler.from_pretrained(where / "image_noising_scheduler")
+            run = diffusers.IFSuperResolutionPipeline(image_noising_scheduler=noising, **parts)
+        run.set_progress_bar_config(disable=True)
+        images = []
+        for i, generator in enumerate(generators):
+            given = {} if stage == "stage1" else {"image": small[i:i + 1], "noise_level": int(facts["noise_level"])}
+            images.append(run(prompt_embeds=text[1:], negative_prompt_embeds=text[:1], guidance_scale=guidance,
+                              num_inference_steps=steps, generator=generator, output_type="pt", **given).images)
+        small = torch.cat(images)
+        table.within(f"{stage}, picture", probe[f"{stage}.image"], small, IF_LOOP)
 
 
 def check_clip(folder, probe, _, table):
@@ -245,7 +299,7 @@ def check_sam(folder, probe, _, table):
     table.equal("object", (ours | doubtful).int(), (reference | doubtful).int())
 
 
-CHECKS = {"sd": check_stable_diffusion, "clip": check_clip, "sam": check_sam}
+CHECKS = {"sd": check_stable_diffusion, "if": check_deepfloyd_if, "clip": check_clip, "sam": check_sam}
 
 
 def quieten():
@@ -272,7 +326,7 @@ def main():
         sys.exit("check_models: there is no model to check; name a folder")
     unknown = [str(folder) for folder in folders if kind_of(folder) is None]
     if unknown:
-        sys.exit(f"check_models: neither Stable Diffusion nor CLIP nor SAM: {', '.join(unknown)}")
+        sys.exit(f"check_models: neither Stable Diffusion nor DeepFloyd-IF nor CLIP nor SAM: {', '.join(unknown)}")
     if not args.in_environment:
         python = make_environment()
         return subprocess.run([python, __file__, "--in-environment", *sys.argv[1:]],
