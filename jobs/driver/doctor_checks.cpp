@@ -187,8 +187,12 @@ std::vector<Finding> check_launchers() {
   const std::string mpirun = first_line_of({"mpirun", "--version"});
   out.push_back(
       {"mpirun", mpirun.empty() ? "none" : mpirun, mpirun.empty() ? "tools/setup.sh installs Open MPI" : "", false});
-  const std::string slurm = first_line_of({"sinfo", "--version"});
-  out.push_back({"slurm", slurm.empty() ? "none" : slurm, "", false});
+  const Captured version = capture({"timeout", "20", "sinfo", "--version"});
+  const bool is_installed = version.code != 127;
+  const std::string slurm = version.code == 0 ? version.out.substr(0, version.out.find('\n')) : "";
+  out.push_back({"slurm", is_installed ? (slurm.empty() ? "installed, not set up" : slurm) : "none",
+                 is_installed && slurm.empty() ? "this machine belongs to no cluster (or SLURM_CONF is not set)" : "",
+                 false});
   if (!slurm.empty()) {
     const Captured kinds = capture({"timeout", "20", "sh", "-c", "srun --mpi=list 2>&1"});
     const bool has_pmix = kinds.out.find("pmix") != std::string::npos;

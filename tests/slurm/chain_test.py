@@ -22,7 +22,8 @@ class Chain(study.SlurmTest):
         jobs = self.submit(run, "--set", f'run.hook="echo $DIVERGEN_STAGE $DIVERGEN_STATE $DIVERGEN_EXIT >>{told}"')
         self.assertEqual(list(jobs), ["plan", "generate", "annotate", "filter", "pool", "train.baseline",
                                       "evaluate.baseline", "train.divergen", "evaluate.divergen", "report"])
-        again = self.divergen("submit", system.HOME / "e2e.toml", "--set", f"run.dir={run}", check=system.USAGE)
+        again = self.divergen("submit", system.HOME / "e2e.toml", "--set", f"run.dir={run}", *study.SMALL,
+                              check=system.USAGE)
         self.assertIn("in the queue already", again.stderr)
         status = json.loads(self.divergen("status", run, "--json", check=0).stdout)
         self.assertTrue({job["label"] for job in status["queue"]} <= set(jobs))

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 
 #include <nlohmann/json.hpp>
@@ -120,7 +121,10 @@ class Family {
   }
   void add(const std::string& stage, double value, const std::string& more = "") {
     out_ += std::exchange(head_, "");
-    const json number = value;  // shortest digits that read back as the same number
+    // Whole numbers without a fraction, others with the fewest digits that read back as the same.
+    constexpr double kExact = 9e15;
+    const bool is_whole = std::trunc(value) == value && std::abs(value) < kExact;
+    const json number = is_whole ? json(static_cast<std::int64_t>(value)) : json(value);
     out_ += cat(name_, "{stage=\"", label_value(stage), "\"", more, "} ", number.dump(), "\n");
   }
 
