@@ -13,10 +13,9 @@ PACKAGES=(
   python3 python3-pip
   openmpi-bin libopenmpi-dev libhdf5-dev libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
   libspdlog-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev libsimdjson-dev libxxhash-dev zlib1g-dev
-  libsentencepiece-dev libicu-dev libgtest-dev libbenchmark-dev libdeflate-dev libssl-dev wordnet-base
+  libsentencepiece-dev libicu-dev libgtest-dev libbenchmark-dev libdeflate-dev libjpeg62-turbo-dev libssl-dev wordnet-base
   clang-16 libclang-rt-16-dev
 )
-
 # A Slurm that the tests of label slurm start for themselves, and what checks its scripts.
 SLURM_PACKAGES=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge shellcheck util-linux)
 

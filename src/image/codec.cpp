@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "image/cv.hpp"
+#include "image/jpeg.hpp"
 #include "image/png.hpp"
 
 namespace divergen::image {
@@ -105,6 +106,9 @@ Decoded decode(std::string_view bytes, Channels channels, bool apply_exif) {
   // The reader below takes colours and alpha from the file; OpenCV's way with EXIF drops alpha and mixes grey itself.
   if (png && (!apply_exif || channels == Channels::Rgb))
     if (auto image = png::decode(bytes, kMaxPixels)) return {with_channels(std::move(*image), channels), ""};
+  // Grey is mixed by OpenCV, and with EXIF asked for it stores grey pictures as colours.
+  if (!png && channels != Channels::Grey && !(apply_exif && channels == Channels::AsStored))
+    if (auto image = jpeg::decode(bytes, kMaxPixels)) return {with_channels(std::move(*image), channels), ""};
   try {
     const cv::Mat raw(1, static_cast<int>(bytes.size()), CV_8U, const_cast<char*>(bytes.data()));
     int mode = cv::IMREAD_UNCHANGED;
@@ -147,10 +151,27 @@ Image crop(const Image& image, int x, int y, int width, int height) {
   return out;
 }
 
+namespace {
+
+/// The size of a pixel as a constant: a copy of it is an instruction then.
+template <int kChannels>
+void mirror_row(const std::uint8_t* from, std::uint8_t* to, int width) {
+  const std::uint8_t* pixel = from + static_cast<std::ptrdiff_t>(width) * kChannels;
+  for (int x = 0; x < width; ++x, to += kChannels) {
+    pixel -= kChannels;
+    std::memcpy(to, pixel, kChannels);
+  }
+}
+
+}  // namespace
+
 Image flip_horizontal(const Image& image) {
+  using Row = void (*)(const std::uint8_t*, std::uint8_t*, int);
+  static constexpr Row kRows[] = {mirror_row<1>, mirror_row<2>, mirror_row<3>, mirror_row<4>};
   Image out(image.height, image.width, image.channels);
-  for (int y = 0; y < image.height; ++y)
-    for (int x = 0; x < image.width; ++x) std::copy_n(image.at(y, image.width - 1 - x), image.channels, out.at(y, x));
+  if (image.empty()) return out;
+  DIVERGEN_CHECK(image.channels >= 1 && image.channels <= 4, image.channels);
+  for (int y = 0; y < image.height; ++y) kRows[image.channels - 1](image.at(y, 0), out.at(y, 0), image.width);
   return out;
 }
 

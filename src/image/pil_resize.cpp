@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace divergen::image {
 namespace {
@@ -71,6 +72,28 @@ Weights make_weights(int in, int out, int from, int outputs, Filter filter) {
   return w;
 }
 
+/// The output samples in reverse order: a mirrored row at no cost.
+void reverse(Weights& w) {
+  std::reverse(w.first.begin(), w.first.end());
+  std::reverse(w.count.begin(), w.count.end());
+  std::vector<int> values;
+  values.reserve(w.values.size());
+  for (int i = w.outputs() - 1; i >= 0; --i) values.insert(values.end(), w.of(i), w.of(i) + w.size);
+  w.values = std::move(values);
+}
+
+/// Part of a picture, without a copy.
+struct View {
+  const std::uint8_t* data = nullptr;
+  int height = 0, width = 0, channels = 0;
+  std::ptrdiff_t stride = 0;
+  const std::uint8_t* row(int y) const { return data + y * stride; }
+};
+
+View view_of(const Image& image, int y, int x, int height, int width) {
+  return {image.at(y, x), height, width, image.channels, static_cast<std::ptrdiff_t>(image.width) * image.channels};
+}
+
 std::uint8_t clip8(int value) { return static_cast<std::uint8_t>(std::clamp(value >> kPrecisionBits, 0, 255)); }
 
 /// One row; the number of channels as a constant, so that the innermost loop is unrolled.
@@ -88,28 +111,78 @@ void resize_row(const std::uint8_t* source, std::uint8_t* target, const Weights&
   }
 }
 
-Image resize_rows(const Image& image, const Weights& w) {
+/// The same for three or four channels with one vector a sample. Reads and writes one byte more than a row of three
+/// channels has: not for the last row of a picture.
+template <int kChannels>
+void resize_row_in_fours(const std::uint8_t* source, std::uint8_t* target, const Weights& w) {
+  using Bytes [[gnu::vector_size(4)]] = std::uint8_t;
+  using Ints [[gnu::vector_size(16)]] = int;
+  constexpr int kHalf = 1 << (kPrecisionBits - 1);
+  const int n = w.outputs();
+  for (int x = 0; x < n; ++x, target += kChannels) {
+    const int* k = w.of(x);
+    const int count = w.count[static_cast<std::size_t>(x)];
+    const std::uint8_t* from = source + static_cast<std::ptrdiff_t>(w.first[static_cast<std::size_t>(x)]) * kChannels;
+    Ints sums{kHalf, kHalf, kHalf, kHalf};
+    for (int i = 0; i < count; ++i, from += kChannels) {
+      Bytes bytes;
+      std::memcpy(&bytes, from, sizeof bytes);
+      sums += __builtin_convertvector(bytes, Ints) * k[i];
+    }
+    sums >>= kPrecisionBits;
+    sums = sums < 0 ? Ints{} : sums;
+    sums = sums > 255 ? Ints{255, 255, 255, 255} : sums;
+    const Bytes bytes = __builtin_convertvector(sums, Bytes);
+    std::memcpy(target, &bytes, sizeof bytes);
+  }
+}
+
+Image resize_rows(const View& image, const Weights& w) {
   using Row = void (*)(const std::uint8_t*, std::uint8_t*, const Weights&);
-  static constexpr Row kRows[] = {resize_row<1>, resize_row<2>, resize_row<3>, resize_row<4>};
+  static constexpr Row kRows[] = {resize_row<1>, resize_row<2>, resize_row_in_fours<3>, resize_row_in_fours<4>};
+  static constexpr Row kLastRows[] = {resize_row<1>, resize_row<2>, resize_row<3>, resize_row<4>};
   DIVERGEN_CHECK(image.channels >= 1 && image.channels <= 4, image.channels);
   Image out(image.height, w.outputs(), image.channels);
-  for (int y = 0; y < image.height; ++y) kRows[image.channels - 1](image.at(y, 0), out.at(y, 0), w);
+  for (int y = 0; y < image.height; ++y)
+    (y + 1 < image.height ? kRows : kLastRows)[image.channels - 1](image.row(y), out.at(y, 0), w);
   return out;
 }
 
-Image resize_columns(const Image& image, const Weights& w) {
+/// Rows of `n` bytes, weighted and summed: two at a time, so that a sum is read and written half as often. Loops over
+/// `n` are vector code.
+void add_rows(const std::uint8_t* __restrict a, int ka, const std::uint8_t* __restrict b, int kb, int* __restrict sums,
+              std::size_t n) {
+  for (std::size_t x = 0; x < n; ++x) sums[x] += a[x] * ka + b[x] * kb;
+}
+
+void blend_two_rows(const std::uint8_t* __restrict a, int ka, const std::uint8_t* __restrict b, int kb,
+                    std::uint8_t* __restrict out, std::size_t n) {
+  constexpr int kHalf = 1 << (kPrecisionBits - 1);
+  for (std::size_t x = 0; x < n; ++x) out[x] = clip8(kHalf + a[x] * ka + b[x] * kb);
+}
+
+void finish_row(const int* __restrict sums, std::uint8_t* __restrict out, std::size_t n) {
+  for (std::size_t x = 0; x < n; ++x) out[x] = clip8(sums[x]);
+}
+
+Image resize_columns(const View& image, const Weights& w) {
   Image out(w.outputs(), image.width, image.channels);
-  const int row = image.width * image.channels;
-  std::vector<int> sums(static_cast<std::size_t>(row));
+  const auto n = static_cast<std::size_t>(image.width) * static_cast<std::size_t>(image.channels);
+  std::vector<int> sums(n);
   for (int y = 0; y < out.height; ++y) {
     const int* k = w.of(y);
-    std::fill(sums.begin(), sums.end(), 1 << (kPrecisionBits - 1));
-    for (int i = 0; i < w.count[static_cast<std::size_t>(y)]; ++i) {
-      const std::uint8_t* source = image.at(w.first[static_cast<std::size_t>(y)] + i, 0);
-      for (int x = 0; x < row; ++x) sums[static_cast<std::size_t>(x)] += source[x] * k[i];
+    const int first = w.first[static_cast<std::size_t>(y)], count = w.count[static_cast<std::size_t>(y)];
+    // A second row of weight 0 stands in where there is one alone.
+    const auto second = [&](int i) { return image.row(first + std::min(i, count - 1)); };
+    const auto weight = [&](int i) { return i < count ? k[i] : 0; };
+    if (count <= 2) {
+      blend_two_rows(image.row(first), k[0], second(1), weight(1), out.at(y, 0), n);
+      continue;
     }
-    std::uint8_t* target = out.at(y, 0);
-    for (int x = 0; x < row; ++x) target[x] = clip8(sums[static_cast<std::size_t>(x)]);
+    std::fill(sums.begin(), sums.end(), 1 << (kPrecisionBits - 1));
+    for (int i = 0; i < count; i += 2)
+      add_rows(image.row(first + i), k[i], second(i + 1), weight(i + 1), sums.data(), n);
+    finish_row(sums.data(), out.at(y, 0), n);
   }
   return out;
 }
@@ -144,13 +217,14 @@ Image pil_resize(const Image& image, int height, int width, Filter filter) {
 }
 
 Image pil_resize_window(const Image& image, int height, int width, Filter filter, int y, int x, int window_height,
-                        int window_width) {
+                        int window_width, bool flip) {
   DIVERGEN_CHECK(height > 0 && width > 0 && !image.empty(), height, "x", width);
   DIVERGEN_CHECK(y >= 0 && x >= 0 && window_height > 0 && window_width > 0 && y + window_height <= height &&
                      x + window_width <= width,
                  window_height, "x", window_width, " at ", y, ", ", x, " of ", height, "x", width);
-  if (image.height == height && image.width == width) return crop(image, x, y, window_width, window_height);
-  if (filter == Filter::Nearest) return nearest(image, height, width, y, x, window_height, window_width);
+  const auto flipped = [&](Image out) { return flip ? flip_horizontal(out) : out; };
+  if (image.height == height && image.width == width) return flipped(crop(image, x, y, window_width, window_height));
+  if (filter == Filter::Nearest) return flipped(nearest(image, height, width, y, x, window_height, window_width));
   // Each pass works on just what the window takes; a pass that changes nothing is a cut, as Pillow skips it.
   const bool scales_rows = image.width != width, scales_columns = image.height != height;
   Weights across, down;
@@ -160,12 +234,13 @@ Image pil_resize_window(const Image& image, int height, int width, Filter filter
   const int top = scales_columns ? down.begin() : y, lower = scales_columns ? down.end() : y + window_height;
   for (int& first : across.first) first -= left;
   for (int& first : down.first) first -= top;
-  Image out = crop(image, left, top, right - left, lower - top);
-  const bool columns_first = vertical_first(image, height, width);
-  if (scales_columns && columns_first) out = resize_columns(out, down);
-  if (scales_rows) out = resize_rows(out, across);
-  if (scales_columns && !columns_first) out = resize_columns(out, down);
-  return out;
+  if (flip && scales_rows) reverse(across);
+  const View source = view_of(image, top, left, lower - top, right - left);
+  const auto whole = [](const Image& of) { return view_of(of, 0, 0, of.height, of.width); };
+  if (!scales_rows) return flipped(resize_columns(source, down));
+  if (!scales_columns) return resize_rows(source, across);
+  if (vertical_first(image, height, width)) return resize_rows(whole(resize_columns(source, down)), across);
+  return resize_columns(whole(resize_rows(source, across)), down);
 }
 
 }  // namespace divergen::image

@@ -13,8 +13,8 @@ enum class Filter { Nearest, Bilinear, Bicubic };
 Image pil_resize(const Image& image, int height, int width, Filter filter);
 
 /// The window_height × window_width pixels at row y, column x of what pil_resize gives, at the cost of the window
-/// alone.
+/// alone; mirrored after that with `flip`.
 Image pil_resize_window(const Image& image, int height, int width, Filter filter, int y, int x, int window_height,
-                        int window_width);
+                        int window_width, bool flip = false);
 
 }  // namespace divergen::image

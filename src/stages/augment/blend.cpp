@@ -88,16 +88,6 @@ void blend_gaussian(image::Image& canvas, const image::Image& patch, int x, int 
     }
 }
 
-void blend_poisson(image::Image& canvas, const image::Image& patch, int x, int y, const BoxMask& mask) {
-  const std::vector<double> solution = poisson_solution(canvas, patch, x, y, mask);
-  for (std::size_t i = 0; i < solution.size(); ++i) {
-    // Where the exact solution is a whole number, truncation must not depend on the solver's last bits.
-    const double nearest = std::nearbyint(solution[i]);
-    const double value = std::abs(solution[i] - nearest) < 1e-7 ? nearest : solution[i];
-    canvas.pixels[i] = static_cast<std::uint8_t>(std::clamp(value, 0.0, 255.0));
-  }
-}
-
 }  // namespace
 
 Blend blend_of(const std::string& name) {

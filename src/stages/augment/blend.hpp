@@ -23,6 +23,9 @@ Blend blend_of(const std::string& name);
 /// Results are truncated to bytes.
 void blend(image::Image& canvas, const image::Image& patch, int x, int y, const BoxMask& mask, Blend how);
 
+/// Blend::Poisson alone.
+void blend_poisson(image::Image& canvas, const image::Image& patch, int x, int y, const BoxMask& mask);
+
 /// The reference's linear system: a row of the five-point Laplacian for each pixel of the mask (right side: Laplacian
 /// of the patch, black beyond it) and for each pixel of the canvas's border (right side: the canvas, where the mask is
 /// not set), identity for the others. H × W × 3 doubles, neither clipped nor rounded. Conjugate gradients to 1e-14.

@@ -9,9 +9,8 @@ namespace divergen::stages {
 namespace {
 
 image::Image resize_crop_flip(const ResizeCrop& t, const image::Image& image, image::Filter filter) {
-  const image::Image out = image::pil_resize_window(image, t.scaled_height, t.scaled_width, filter, t.offset_y,
-                                                    t.offset_x, t.height, t.width);
-  return t.flip ? image::flip_horizontal(out) : out;
+  return image::pil_resize_window(image, t.scaled_height, t.scaled_width, filter, t.offset_y, t.offset_x, t.height,
+                                  t.width, t.flip);
 }
 
 }  // namespace

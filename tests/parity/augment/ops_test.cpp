@@ -24,6 +24,16 @@ TEST(ops, BoxBlur) {
   EXPECT_EQ(difference(image::box_blur(image, 10), part.picture("blur10.out")).count, 0U);
 }
 
+/// One channel of the same picture.
+TEST(ops, BoxBlurOfGrey) {
+  const Part part("ops");
+  const image::Image image = part.picture("blur10.in");
+  image::Image grey(image.height, image.width, 1);
+  for (std::size_t i = 0; i < grey.pixels.size(); ++i)
+    grey.pixels[i] = image.pixels[i * static_cast<std::size_t>(image.channels)];
+  EXPECT_EQ(difference(image::box_blur(grey, 10), part.picture("blur10_gray.out")).count, 0U);
+}
+
 /// The weights of the blurred mask show when white is painted on black, and black on white.
 TEST(ops, BlurredMask) {
   const Part part("ops");
