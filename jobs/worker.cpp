@@ -21,6 +21,7 @@
 #include "stages/generate/generate.hpp"
 #include "stages/plan/plan_stage.hpp"
 #include "stages/pool/pool.hpp"
+#include "stages/reproduce/reproduce.hpp"
 #include "stages/train/train.hpp"
 
 namespace {
@@ -30,6 +31,7 @@ using namespace divergen;
 struct Options {
   std::string stage, config, training;
   std::vector<std::string> overrides;
+  stages::ReproduceOptions reproduce;
 };
 
 log::Level level_of(const std::string& name) {
@@ -73,10 +75,11 @@ void call_stage(const Options& o, const stages::RunContext& context) {
   if (o.stage == "annotate") return stages::run_annotate(context);
   if (o.stage == "filter") return stages::run_filter(context);
   if (o.stage == "pool") return stages::run_pool(context);
+  if (o.stage == "reproduce") return stages::run_reproduce(context, o.reproduce);
   if (o.stage == "train") return stages::run_train(context, training_of(context.config, o.training));
   if (o.stage == "evaluate") return stages::run_evaluate(context, training_of(context.config, o.training));
   fail(ErrorKind::Usage,
-       {"there is no such stage", o.stage, "", "use plan, generate, annotate, filter, pool, train or evaluate"});
+       {"there is no such stage", o.stage, "", "use plan, generate, annotate, filter, pool, reproduce, train or evaluate"});
 }
 
 void run_stage(const Options& o, comm::World& world, LeaveGuard& guard) {
@@ -123,9 +126,11 @@ int main(int argc, char** argv) {
   comm::World world(&argc, &argv);
   CLI::App app{"One stage of a run, on all ranks.\n\nExample: mpirun -n 2 divergen-worker generate configs/mini.toml"};
   Options o;
-  app.add_option("stage", o.stage, "plan, generate, annotate, filter, pool, train, evaluate")->required();
+  app.add_option("stage", o.stage, "plan, generate, annotate, filter, pool, reproduce, train, evaluate")->required();
   app.add_option("config", o.config, "configuration file (TOML)")->required();
   app.add_option("--set", o.overrides, "section.key=value, over the file")->take_all();
+  app.add_option("--item", o.reproduce.items, "of reproduce: an instance's id");
+  app.add_option("--count", o.reproduce.count, "of reproduce, without --item: so many, spread over the library");
   app.add_option("--training", o.training, "of train and evaluate: which of [[trainings]]");
   try {
     app.parse(argc, argv);

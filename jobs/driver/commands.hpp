@@ -17,6 +17,7 @@ using Action = std::function<int()>;
 void add_run_commands(CLI::App& app, Action& action);      // run, plan ... evaluate, report
 void add_status_command(CLI::App& app, Action& action);    // status
 void add_library_commands(CLI::App& app, Action& action);  // inspect, verify
+void add_exchange_commands(CLI::App& app, Action& action);  // export, import, merge, diff
 void add_convert_command(CLI::App& app, Action& action);   // convert
 void add_eval_command(CLI::App& app, Action& action);      // lvis-eval
 void add_propose_command(CLI::App& app, Action& action);   // propose

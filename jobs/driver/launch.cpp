@@ -1,7 +1,5 @@
 #include "driver/launch.hpp"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,7 +7,6 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
-#include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
@@ -57,32 +54,6 @@ Path program_folder() {
   std::error_code problem;
   const Path self = std::filesystem::read_symlink("/proc/self/exe", problem);
   return problem ? Path(".") : self.parent_path();
-}
-
-RunLock::RunLock(const Path& run_dir) {
-  make_folder(run_dir);
-  const Path file = run_dir / ".lock";
-  // Not closed on exec: mpirun inherits it, so that the lock outlives a killed driver for as long as its ranks are
-  // there.
-  descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT, 0644);
-  if (descriptor_ < 0) fail_errno("cannot open the lock of the run directory", file.string(), errno);
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    const int problem = errno;
-    char holder[64] = {};
-    const ssize_t n = ::pread(descriptor_, holder, sizeof holder - 1, 0);
-    ::close(std::exchange(descriptor_, -1));
-    if (problem != EWOULDBLOCK) fail_errno("cannot lock the run directory", file.string(), problem);
-    fail(ErrorKind::Io, {"another divergen is at work in this run directory", run_dir.string(),
-                         n > 0 ? cat("process ", holder, " holds it") : "its lock is held",
-                         "wait for it, stop it, or name another directory with --set run.dir=..."});
-  }
-  const std::string holder = std::to_string(::getpid());
-  if (::ftruncate(descriptor_, 0) != 0 || ::pwrite(descriptor_, holder.data(), holder.size(), 0) < 0)
-    log::debug("the lock file does not say who holds it");
-}
-
-RunLock::~RunLock() {
-  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 std::vector<std::string> command_line(const Launch& launch) {

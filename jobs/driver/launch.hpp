@@ -5,24 +5,14 @@
 #include <vector>
 
 #include "base/fs.hpp"
+#include "base/run_lock.hpp"
 
 namespace divergen::driver {
 
 /// Where this program's companions lie.
 Path program_folder();
 
-/// Keeps two drivers out of one run directory while the object lives (flock on <dir>/.lock). Throws Error(Io) naming
-/// the process that holds it.
-class RunLock {
- public:
-  explicit RunLock(const Path& run_dir);
-  ~RunLock();
-  RunLock(const RunLock&) = delete;
-  RunLock& operator=(const RunLock&) = delete;
-
- private:
-  int descriptor_ = -1;
-};
+using divergen::RunLock;
 
 struct Launch {
   std::vector<std::string> worker_args;  // "generate", "configs/mini.toml", ...

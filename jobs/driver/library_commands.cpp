@@ -1,4 +1,5 @@
-// divergen inspect, verify, repair: what is in a library or a weight file, and whether a run's tables are whole.
+// divergen inspect, verify, repair, reproduce: what is in a library or a weight file, and whether a run's tables are
+// whole.
 
 #include <iostream>
 #include <memory>
@@ -55,7 +56,8 @@ int verify(const Options& o) {
   const store::RunReport report = store::verify_run(o.path);
   if (o.json) std::cout << report.to_json().dump(2) << '\n';
   for (const auto& problem : report.problems)
-    log::error(problem.file.string(), problem.row ? cat(" row ", *problem.row) : "", ": ", problem.why);
+    log::error(problem.file.string(), problem.row ? cat(" row ", *problem.row) : "",
+               problem.column.empty() ? "" : cat(" column ", problem.column), ": ", problem.why);
   log::info(with_thousands(report.rows), " rows in ", report.files, " files checked, ", report.problems.size(),
             " problems", report.leftovers > 0 ? cat(", ", report.leftovers, " left-over parts (harmless)") : "");
   if (report.problems.empty()) return 0;
@@ -69,6 +71,21 @@ int repair(const Options& o) {
   for (const Path& file : removed) log::info("removed ", file.string());
   log::info(removed.empty() ? "nothing is bad" : "run the same configuration again to make them anew");
   return 0;
+}
+
+int reproduce(const Options& o) {
+  const Path config = Path(o.path) / "config.toml";
+  if (!std::filesystem::exists(config))
+    fail(ErrorKind::Usage,
+         {"this is not a run directory", o.path, "it holds no config.toml", "name the folder of a run"});
+  Launch launch;
+  launch.ranks = static_cast<int>(o.ranks);
+  launch.threads_per_rank = static_cast<int>(config::read_run_config(config).run.threads_per_rank);
+  launch.worker_args = {"reproduce", config.string(), "--set", cat("run.dir=", o.path)};
+  for (const std::string& set : o.overrides) launch.worker_args.insert(launch.worker_args.end(), {"--set", set});
+  for (const std::string& item : o.items) launch.worker_args.insert(launch.worker_args.end(), {"--item", item});
+  if (o.count > 0) launch.worker_args.insert(launch.worker_args.end(), {"--count", std::to_string(o.count)});
+  return run(launch);
 }
 
 }  // namespace
@@ -90,6 +107,17 @@ void add_library_commands(CLI::App& app, Action& action) {
   check->add_option("path", o->path, "run directory or library")->required();
   check->add_flag("--json", o->json, "machine-readable, on stdout");
   check->callback([o, &action] { action = [o] { return verify(*o); }; });
+  auto* again =
+      app.add_subcommand("reproduce",
+                         "makes instances again from what is recorded of them, and compares; exit code 0 when "
+                         "equal, 65 when not\n\nExample: divergen reproduce runs/mini 00c3a1b2d4e5f607");
+  again->add_option("run", o->path, "run directory")->required();
+  again->add_option("instance", o->items, "ids, 16 hex digits each");
+  again->add_option("--count", o->count, "without ids: so many, spread evenly over the library")
+      ->check(CLI::PositiveNumber);
+  again->add_option("--ranks", o->ranks, "MPI ranks")->check(CLI::PositiveNumber);
+  again->add_option("--set", o->overrides, "section.key=value, over the run's configuration")->take_all();
+  again->callback([o, &action] { action = [o] { return reproduce(*o); }; });
   auto* mend = app.add_subcommand("repair", "removes what is bad, so that the stages make exactly that again");
   mend->add_option("path", o->path, "run directory")->required();
   mend->callback([o, &action] { action = [o] { return repair(*o); }; });

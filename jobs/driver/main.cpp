@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   divergen::driver::add_run_commands(app, action);
   divergen::driver::add_status_command(app, action);
   divergen::driver::add_library_commands(app, action);
+  divergen::driver::add_exchange_commands(app, action);
   divergen::driver::add_convert_command(app, action);
   divergen::driver::add_eval_command(app, action);
   divergen::driver::add_propose_command(app, action);

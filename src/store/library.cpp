@@ -17,6 +17,7 @@
 #include "store/library_format.hpp"
 #include "store/library_index.hpp"
 #include "store/table_file.hpp"
+#include "store/table_stream.hpp"
 
 namespace divergen::store {
 namespace {
@@ -110,17 +111,18 @@ void write_library_index(const Path& folder) {
   Table table(kIndexFormat, kLibraryVersion);
   std::vector<std::int32_t> categories;
   std::vector<std::int64_t> counts;
-  std::vector<std::string> heap;
+  std::vector<std::uint64_t> lengths;
+  std::vector<const std::vector<IndexEntry>*> lists;
   for (auto& [category, entries] : index.entries) {
     std::sort(entries.begin(), entries.end(),
               [](const IndexEntry& a, const IndexEntry& b) { return a.item_id < b.item_id; });
     categories.push_back(category);
     counts.push_back(static_cast<std::int64_t>(entries.size()));
-    heap.emplace_back(reinterpret_cast<const char*>(entries.data()), entries.size() * sizeof(IndexEntry));
+    lengths.push_back(entries.size() * sizeof(IndexEntry));
+    lists.push_back(&entries);
   }
   table.add("category", std::move(categories));
   table.add("instances", std::move(counts));
-  table.set_heap(heap);
   tables_to_documents(index.tables, table);
   json prompts = json::object();
   for (std::size_t i = 0; i < index.tables.prompts.size(); ++i)
@@ -129,7 +131,10 @@ void write_library_index(const Path& folder) {
   table.documents["shards"] = index.shards.dump();
   table.attributes["library_hash"] = index.hash.hex();
   table.attributes["instances"] = std::to_string(index.items.size());
-  write_table(table, folder / kIndexName);
+  write_streamed_table(
+      table, lengths,
+      [&](std::size_t row) { return std::string(reinterpret_cast<const char*>(lists[row]->data()), lengths[row]); },
+      folder / kIndexName);
 }
 
 // ---- reading -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <mutex>
+#include <utility>
 
 #include "base/fault.hpp"
 #include "base/hash.hpp"
@@ -17,7 +19,9 @@
 #include "store/h5_reader.hpp"
 #include "store/seal.hpp"
 #include "store/table.hpp"
+#include "store/table_file.hpp"
 #include "store/table_parts.hpp"
+#include "store/table_stream.hpp"
 
 namespace divergen::store {
 namespace {
@@ -64,20 +68,33 @@ class Writer {
     if (!id.close()) failed(name);
   }
 
-  /// A dataset of bytes, its chunks put together and checksummed here: HDF5's own way is several times slower.
-  void heap(std::string_view bytes) {
+  /// A dataset of bytes, its chunks put together and checksummed here: HDF5's own way is several times slower. `next`
+  /// gives its bytes piece by piece, in pieces of any size, "" at the end.
+  void heap(std::uint64_t size, const std::function<std::string_view()>& next) {
     const std::string name = "heap";
-    hsize_t chunk = std::min<hsize_t>(std::max<std::uint64_t>(bytes.size(), 1), kChunkBytes);
-    while (bytes.size() / chunk > kMostChunks) chunk *= 2;
-    h5::Handle id = create_dataset<std::uint8_t>(name, bytes.size(), chunk);
+    hsize_t chunk = std::min<hsize_t>(std::max<std::uint64_t>(size, 1), kChunkBytes);
+    while (size / chunk > kMostChunks) chunk *= 2;
+    h5::Handle id = create_dataset<std::uint8_t>(name, size, chunk);
     std::string piece;
-    for (hsize_t at = 0; at < bytes.size(); at += chunk) {
-      piece.assign(bytes.substr(at, chunk));
+    piece.reserve(chunk + 4);
+    hsize_t at = 0;
+    const auto put = [&] {
       piece.resize(chunk);  // the last one is padded with zeros
       const std::uint32_t sum = fletcher32(piece);
       for (int i = 0; i < 4; ++i) piece.push_back(static_cast<char>(sum >> (8 * i)));
       check(H5Dwrite_chunk(id.get(), H5P_DEFAULT, 0, &at, piece.size(), piece.data()), name);
-    }
+      piece.clear();
+      at += chunk;
+    };
+    for (std::string_view bytes = next(); !bytes.empty(); bytes = next())
+      while (!bytes.empty()) {
+        const std::size_t count = std::min<std::size_t>(bytes.size(), chunk - piece.size());
+        piece.append(bytes.substr(0, count));
+        bytes.remove_prefix(count);
+        if (piece.size() == chunk) put();
+      }
+    if (!piece.empty()) put();
+    DIVERGEN_CHECK(at >= size, at, " of ", size);
     if (!id.close()) failed(name);
   }
 
@@ -123,7 +140,14 @@ class Writer {
   h5::Handle file_;
 };
 
-void write_file(const Table& table, const std::vector<std::uint64_t>& hashes, const Path& part) {
+/// The heap to write: lengths of its entries, and its bytes in order (Writer::heap).
+struct HeapSource {
+  std::vector<std::uint64_t> lengths;
+  std::function<std::string_view()> next;
+};
+
+void write_file(const Table& table, const std::vector<std::uint64_t>& hashes, const HeapSource* heap,
+                const Path& part) {
   Writer writer(part);
   fault::reach("shard.created");
   writer.attribute("format", table.format());
@@ -136,17 +160,16 @@ void write_file(const Table& table, const std::vector<std::uint64_t>& hashes, co
     std::visit([&](const auto& v) { writer.dataset("columns/" + column.name, v.data(), v.size()); }, column.values);
   writer.dataset(cat("columns/", kRowHash), hashes.data(), hashes.size());
   fault::reach("shard.columns_written");
-  if (table.has_heap()) {
-    std::vector<std::uint64_t> offsets, lengths;
+  if (heap != nullptr) {
+    std::vector<std::uint64_t> offsets;
     std::uint64_t at = 0;
-    for (std::size_t i = 0; i < table.rows(); ++i) {
+    for (const std::uint64_t length : heap->lengths) {
       offsets.push_back(at);
-      lengths.push_back(table.heap(i).size());
-      at += lengths.back();
+      at += length;
     }
     writer.dataset(cat("columns/", kHeapOffset), offsets.data(), offsets.size());
-    writer.dataset(cat("columns/", kHeapLength), lengths.data(), lengths.size());
-    writer.heap(table.heap_bytes());
+    writer.dataset(cat("columns/", kHeapLength), heap->lengths.data(), heap->lengths.size());
+    writer.heap(at, heap->next);
     fault::reach("shard.heap_written");
   }
   writer.group("documents");
@@ -173,8 +196,8 @@ std::uint64_t bytes_of(const Table& table) {
 }
 
 /// Better told before the work than found out in the middle of it; a full device is still noticed there.
-void check_room(const Table& table, const Path& path) {
-  const std::uint64_t needed = bytes_of(table), available = free_bytes(folder_of(path));
+void check_room(std::uint64_t needed, const Path& path) {
+  const std::uint64_t available = free_bytes(folder_of(path));
   if (available < needed)
     no_space(path, cat("it takes ", human_bytes(needed), ", and ", human_bytes(available), " are free"));
   struct statvfs info {};
@@ -183,14 +206,13 @@ void check_room(const Table& table, const Path& path) {
     no_space(path, "the file system has no room for another file (no free inodes)");
 }
 
-/// HDF5's close code is not believed (measured: it reports success on a full disk): everything is read back.
-void check_written(const std::vector<std::uint64_t>& hashes, const Path& part, const Path& path) {
+/// HDF5's close code is not believed (measured: it reports success on a full disk): everything is read back. `read`
+/// says whether the rows are those that were written.
+void check_written(const Path& part, const Path& path, const std::function<bool()>& read) {
   std::string problem;
   try {
     check_seal_size(part);
-    std::vector<std::uint64_t> back;
-    read_unsealed_table(part, &back);
-    if (back == hashes) return;
+    if (read()) return;
     problem = "its rows are not those that were written";
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::Data) throw;
@@ -201,20 +223,19 @@ void check_written(const std::vector<std::uint64_t>& hashes, const Path& part, c
                        "check the disk and its free space, then run the same command again: it continues"});
 }
 
-}  // namespace
-
-void write_table(const Table& table, const Path& path) {
-  const std::vector<std::uint64_t> hashes = table.row_hashes();
+/// Writes, verifies and publishes, again when it fails for a while. `write` makes the part, `read` looks at it.
+void publish(const Path& path, std::uint64_t bytes, const std::function<void(const Path& part)>& write,
+             const std::function<bool(const Path& part)>& read) {
   with_retries("writing " + path.string(), [&] {
     fault::reach("shard.start");
-    check_room(table, path);
+    check_room(bytes, path);
     const Path part = part_name(path);
     try {
-      write_file(table, hashes, part);
+      write(part);
       fault::reach("shard.closed");
       append_seal(part);
       fault::reach("shard.sealed");
-      check_written(hashes, part, path);
+      check_written(part, path, [&] { return read(part); });
       fault::reach("shard.verified");
       commit_file(part, path);
     } catch (...) {
@@ -222,6 +243,68 @@ void write_table(const Table& table, const Path& path) {
       throw;
     }
   });
+}
+
+/// The rows' columns alone, as `columns` had them.
+bool has_columns(const TableFile& file, const Table& columns, const std::vector<std::uint64_t>& hashes) {
+  const Table& back = file.columns();
+  if (back.get<std::uint64_t>(kRowHash) != hashes || back.table_hash(hashes) != file.head().table_hash) return false;
+  Table own(back.format(), back.version());
+  for (const Column& column : back.columns())
+    if (column.name != kRowHash && column.name != kHeapOffset && column.name != kHeapLength)
+      std::visit([&](const auto& v) { own.add(column.name, v); }, column.values);
+  return own.row_hashes() == columns.row_hashes();
+}
+
+}  // namespace
+
+void write_table(const Table& table, const Path& path) {
+  const std::vector<std::uint64_t> hashes = table.row_hashes();
+  publish(
+      path, bytes_of(table),
+      [&](const Path& part) {
+        HeapSource heap;
+        for (std::size_t i = 0; table.has_heap() && i < table.rows(); ++i) heap.lengths.push_back(table.heap(i).size());
+        heap.next = [left = table.heap_bytes()]() mutable { return std::exchange(left, {}); };
+        write_file(table, hashes, table.has_heap() ? &heap : nullptr, part);
+      },
+      [&](const Path& part) {
+        std::vector<std::uint64_t> back;
+        read_unsealed_table(part, &back);
+        return back == hashes;
+      });
+}
+
+void write_streamed_table(const Table& columns, const std::vector<std::uint64_t>& lengths,
+                          const std::function<std::string(std::size_t row)>& entry, const Path& path) {
+  DIVERGEN_CHECK(!columns.has_heap() && columns.rows() == lengths.size(), columns.rows(), " ", lengths.size());
+  std::vector<std::uint64_t> hashes = columns.row_hashes();
+  const std::vector<std::uint64_t> own = hashes;
+  std::uint64_t bytes = bytes_of(columns);
+  for (std::size_t row = 0; row < hashes.size(); ++row) {
+    const std::string text = entry(row);
+    DIVERGEN_CHECK(text.size() == lengths[row], row, ": ", text.size(), " bytes, not ", lengths[row]);
+    hashes[row] = hash64(text, hashes[row]);
+    bytes += text.size();
+  }
+  publish(
+      path, bytes,
+      [&](const Path& part) {
+        std::string text;
+        HeapSource heap{lengths, [&, row = std::size_t{0}]() mutable -> std::string_view {
+                          for (text.clear(); text.empty() && row < lengths.size(); ++row) text = entry(row);
+                          return text;
+                        }};
+        write_file(columns, hashes, &heap, part);
+      },
+      [&](const Path& part) {
+        const TableFile file(part);
+        if (!has_columns(file, columns, hashes)) return false;
+        std::uint64_t at = 0;
+        for (std::size_t row = 0; row < lengths.size(); at += lengths[row++])
+          if (hash64(file.heap_bytes(at, lengths[row]), own[row]) != hashes[row]) return false;
+        return true;
+      });
 }
 
 }  // namespace divergen::store

@@ -63,7 +63,7 @@ class Interrupt(unittest.TestCase):
         first = system.start("run", run)
         self.assertTrue(first.wait_until(lambda: (run / "stages/plan.json").exists()), first.stderr)
         second = system.divergen("plan", run)
-        self.assertEqual(second.code, system.INPUT_OUTPUT, second)
+        self.assertEqual(second.code, system.BAD_DATA, second)
         self.assertIn(f"process {first.process.pid} ", second.stderr)
         self.assertIn(str(run), second.stderr)
         self.assertIsNone(first.process.poll(), "the first one is disturbed")

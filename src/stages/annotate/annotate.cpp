@@ -95,6 +95,8 @@ store::Table make_masks(const store::Table& pictures, models::Annotator& annotat
   return table;
 }
 
+std::int64_t annotate_batch(const Plan& plan) { return std::min<std::int64_t>(kBatch, plan.shard_items); }
+
 void run_annotate(const RunContext& context) {
   const auto& settings = context.config.annotator;
   at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
@@ -105,7 +107,7 @@ void run_annotate(const RunContext& context) {
            {"no weights of the annotator are named", "annotator.weights", "it is missing", "name a SAM checkpoint"});
     plan = read_plan(context.dir.plan());
   });
-  const std::int64_t batch = std::min<std::int64_t>(kBatch, plan.shard_items);
+  const std::int64_t batch = annotate_batch(plan);
   std::unique_ptr<models::Annotator> annotator;
 
   ShardedStage stage;

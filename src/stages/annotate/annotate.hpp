@@ -8,6 +8,7 @@
 
 #include "models/annotator.hpp"
 #include "stages/common/context.hpp"
+#include "stages/plan/plan.hpp"
 #include "store/table.hpp"
 
 namespace divergen::stages {
@@ -26,6 +27,9 @@ std::int64_t mask_area(const image::Image& mask);
 /// together, the last batch padded with its last picture), so that a mask's bits depend on its picture and `batch`
 /// alone. Pictures that cannot be decoded are counted under kUnreadable.
 store::Table make_masks(const store::Table& pictures, models::Annotator& annotator, std::int64_t batch);
+
+/// Pictures of one pass in the stage, which decides a mask's bits.
+std::int64_t annotate_batch(const Plan& plan);
 
 /// Collective. Throws Error(Io | Data) before work starts when the weights are missing or "generate" is not complete;
 /// Error(Stopped).

@@ -1,6 +1,7 @@
 #include "stages/generate/generate.hpp"
 
 #include <ATen/Parallel.h>
+#include <torch/version.h>
 
 #include "base/hash.hpp"
 #include "base/log.hpp"
@@ -136,6 +137,7 @@ void run_generate(const RunContext& context) {
     table.attributes["steps"] = std::to_string(settings.steps);
     table.attributes["guidance"] = cat(settings.guidance);
     table.attributes["batch"] = std::to_string(settings.batch);
+    table.attributes["libtorch"] = TORCH_VERSION;
     return table;
   };
   run_sharded(context, stage);

@@ -4,7 +4,8 @@
 // Shards "generate/shard-000000.h5", format "divergen-pictures", one row an item of the plan, in its order:
 //   item_id u64, category i32 (the data set's id), generator i32, prompt i32 (indices of the plan), sample i32,
 //   seed u64, width i32, height i32 (px); heap: the picture as RGB PNG
-//   attributes generator, weights_hash, sampler, steps, guidance, batch: what the pictures were made with
+//   attributes generator, weights_hash, sampler, steps, guidance, batch, libtorch (its version): what the pictures were
+//   made with
 
 #include "config/settings.hpp"
 #include "models/generator.hpp"

@@ -18,7 +18,7 @@ namespace {
 using Counts = std::map<std::string, std::int64_t>;
 
 constexpr const char* kStage = "pool";
-constexpr int kRules = 1;  // of cutting and of the library's contents: another number makes all pools again
+constexpr int kRules = 2;  // of cutting and of the library's contents: another number makes all pools again
 constexpr const char* kSoftware = "divergen " DIVERGEN_VERSION;
 
 constexpr const char* kPictures = "divergen-pictures";
@@ -92,45 +92,62 @@ std::string attribute_of(const RunContext& context, const std::string& stage, st
   return found == head.attributes.end() ? "" : found->second;
 }
 
-/// Hashes of the weights: of each generator of the plan, then of the annotator, then of CLIP. Collective: the first
-/// rank takes them from the shards that were made with them.
-std::vector<std::string> weights_hashes(const RunContext& context, const Plan& plan) {
+/// What the pictures, masks and scores were made with, as their shards say.
+struct Makers {
+  std::vector<std::string> weights, libtorch;  // of each generator of the plan
+  std::string annotator, clip;                 // hashes of their weights
+};
+
+/// Collective: the first rank reads, the others are told.
+Makers makers_of(const RunContext& context, const Plan& plan) {
   std::string text;
   context.world.together([&] {
     if (!context.world.is_root()) return;
-    std::vector<std::string> hashes(plan.generators.size());
+    Makers makers;
+    makers.weights.resize(plan.generators.size());
+    makers.libtorch.resize(plan.generators.size());
     for (std::size_t s = 0; s < plan.shards(); ++s) {
-      std::string& hash = hashes[static_cast<std::size_t>(plan.generator[plan.shard(s).first])];
-      if (hash.empty()) hash = attribute_of(context, "generate", s, "weights_hash");
+      const auto generator = static_cast<std::size_t>(plan.generator[plan.shard(s).first]);
+      if (!makers.weights[generator].empty()) continue;
+      makers.weights[generator] = attribute_of(context, "generate", s, "weights_hash");
+      makers.libtorch[generator] = attribute_of(context, "generate", s, "libtorch");
     }
-    hashes.push_back(attribute_of(context, "annotate", 0, "weights_hash"));
-    hashes.push_back(attribute_of(context, "filter.scores", 0, "weights_hash"));
-    text = nlohmann::json(hashes).dump();
+    text = nlohmann::json{{"weights", makers.weights},
+                          {"libtorch", makers.libtorch},
+                          {"annotator", attribute_of(context, "annotate", 0, "weights_hash")},
+                          {"clip", attribute_of(context, "filter.scores", 0, "weights_hash")}}
+               .dump();
   });
-  return nlohmann::json::parse(context.world.broadcast_text(std::move(text))).get<std::vector<std::string>>();
+  const auto told = nlohmann::json::parse(context.world.broadcast_text(std::move(text)));
+  return {told.at("weights"), told.at("libtorch"), told.at("annotator"), told.at("clip")};
 }
 
 store::LibraryTables library_tables(const RunContext& context, const Plan& plan, const std::string& fingerprint) {
-  const std::vector<std::string> hashes = weights_hashes(context, plan);
+  const Makers makers = makers_of(context, plan);
   store::LibraryTables tables;
   for (const PlanCategory& category : plan.categories)
     tables.categories.push_back({category.id, category.name, category.frequency, category.is_extra});
   for (std::size_t g = 0; g < plan.generators.size(); ++g) {
     store::LibraryGenerator generator;
     generator.name = plan.generators[g];
-    generator.weights_hash = hashes[g];
+    generator.weights_hash = makers.weights[g];
+    generator.software = kSoftware;
+    if (!makers.libtorch[g].empty()) generator.software += ", LibTorch " + makers.libtorch[g];
     for (const auto& settings : context.config.generators) {
       if (settings.name != generator.name) continue;
       generator.kind = settings.kind;
       generator.sampler = settings.sampler;
       generator.steps = settings.steps;
       generator.guidance = settings.guidance;
+      generator.negative_prompt = settings.negative_prompt;
+      generator.size = settings.size;
+      generator.batch = settings.batch;
     }
     tables.generators.push_back(generator);
   }
   tables.prompts = plan.prompts;
-  tables.annotator_hash = hashes[plan.generators.size()];
-  tables.clip_hash = hashes[plan.generators.size() + 1];
+  tables.annotator_hash = makers.annotator;
+  tables.clip_hash = makers.clip;
   tables.config_hash = fingerprint;
   tables.software = kSoftware;
   return tables;

@@ -143,7 +143,8 @@ class Importer {
         const std::string prompt = line.at("prompt");
         if (prompt_of_.emplace(prompt, static_cast<std::int32_t>(tables.prompts.size())).second)
           tables.prompts.push_back(prompt);
-        known_[line.at("file").get<std::string>()].line = std::move(line);
+        const std::string name = line.at("file");
+        known_[name].line = std::move(line);
         at = end + 1;
       }
     } catch (const json::exception& error) {
