@@ -27,7 +27,7 @@ class Chain(study.SlurmTest):
         self.assertIn("in the queue already", again.stderr)
         status = json.loads(self.divergen("status", run, "--json", check=0).stdout)
         self.assertTrue({job["label"] for job in status["queue"]} <= set(jobs))
-        self.wait(jobs.values(), 400)
+        self.wait(jobs.values())
         for label, job in jobs.items():
             self.assert_job(job, "COMPLETED", 0, run / "logs" / f"{label}-*.out")
         self.assertEqual(system.results(run), system.results(system.REFERENCE))
@@ -47,7 +47,7 @@ class Chain(study.SlurmTest):
         run = system.fresh("array") / "run"
         jobs = self.submit(run, "--array", "seeds=3,42", "--set", "train.iterations=4")
         self.assertEqual(list(jobs)[-3:], ["train", "evaluate", "report"])
-        self.wait(jobs.values(), 500)
+        self.wait(jobs.values())
         self.assert_job(jobs["report"], "COMPLETED", 0, run / "logs/report-*.out")
         names = {f"{name}-seed{seed}" for name in ("baseline", "divergen") for seed in (3, 42)}
         self.assertEqual(set(system.read_json(run / "metrics.json")["evaluations"]), names)
@@ -57,7 +57,7 @@ class Chain(study.SlurmTest):
         run = system.fresh("het") / "run"
         jobs = self.submit(run, "--het", "--sbatch", "library:--ntasks-per-node=1", "--sbatch", "library:--nodes=1",
                            "--set", "train.iterations=4")
-        self.wait([jobs["library"]], 200)
+        self.wait([jobs["library"]])
         self.assert_job(jobs["library"], "COMPLETED", 0, run / "logs/library-*.out")
         self.assertEqual(system.library_hash(run), system.library_hash(system.REFERENCE))
         self.divergen("cancel", run)
@@ -66,24 +66,26 @@ class Chain(study.SlurmTest):
         """--chain: the second job of a stage goes on where the first one was stopped, and only then the next stage."""
         run = system.fresh("links") / "run"
         run.mkdir()
-        jobs = self.submit(run, "--chain", "2", "--set", "generators.sd.steps=150")
+        self.cluster.environment["DIVERGEN_FAULT"] = "shard.start:pause:2"  # one shard a rank, then a rest
+        jobs = self.submit(run, "--chain", "2")
         links = [job["job"] for job in system.read_json(run / "slurm/jobs.json")["jobs"] if job["label"] == "generate"]
         self.wait_until(lambda: self.shards(run) >= 1, what="a shard")
         self.cluster.command("scancel", "--signal=USR2", "--batch", links[0])
-        self.wait(links, 200)
+        self.wait(links)
         self.assert_job(links[0], "FAILED", study.STOPPED, run / f"logs/generate-{links[0]}.out")
         self.assert_job(links[1], "COMPLETED", 0, run / f"logs/generate-{links[1]}.out")
-        self.wait([jobs["annotate"]], 100)
+        self.wait([jobs["annotate"]])
         self.assert_job(jobs["annotate"], "COMPLETED", 0)
         self.divergen("cancel", run, check=0)
 
     def test_cancel(self):
         """divergen cancel: the running job saves and leaves, nothing is requeued, and a later submit goes on."""
         run = system.fresh("cancel") / "run"
-        jobs = self.submit(run, "--set", "generators.sd.steps=200")
+        self.cluster.environment["DIVERGEN_FAULT"] = "shard.start:pause:2"  # one shard a rank, then a rest
+        jobs = self.submit(run)
         self.wait_until(lambda: self.shards(run) >= 1, what="a shard")
         self.divergen("cancel", run, check=0)
-        self.wait(jobs.values(), 120)
+        self.wait(jobs.values())
         said = self.assert_job(jobs["generate"], "FAILED", study.STOPPED, run / "logs/generate-*.out")
         self.assertIn("stopped as asked, not requeued", said)
         self.assertLess(self.shards(run), 6)
@@ -98,7 +100,7 @@ class Chain(study.SlurmTest):
         # Between submission and start the weights go away: the jobs before `generate` do not open them.
         text = (run / "slurm/config.toml").read_text()
         (run / "slurm/config.toml").write_text(text.replace("data/mini/models/sd", "data/mini/models/nowhere"))
-        self.wait(jobs.values(), 120)
+        self.wait(jobs.values())
         said = self.assert_job(jobs["generate"], "FAILED", study.INPUT_OUTPUT, run / "logs/generate-*.out")
         self.assertIn("nowhere", said)
         self.assertEqual(study.starts(said), 1)

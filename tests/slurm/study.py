@@ -74,13 +74,13 @@ class SlurmTest(unittest.TestCase):
         file.write_text(f'base = "{system.HOME}/e2e.toml"\n[run]\ndir = "{run}"\n{text}')
         return file
 
-    def wait(self, jobs, seconds=300):
+    def wait(self, jobs, seconds=800):
         jobs = [jobs] if isinstance(jobs, str) else list(jobs)
         if not self.cluster.wait_for_jobs(jobs, seconds):
             states = {job: self.cluster.state(job) for job in jobs}
             self.fail(f"not over after {seconds} s: {states}\n{self.cluster.logs()}")
 
-    def wait_until(self, condition, seconds=120, what="it"):
+    def wait_until(self, condition, seconds=300, what="it"):
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
