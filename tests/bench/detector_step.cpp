@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <functional>
 
+#include "base/allocator.hpp"
 #include "models/detector/backbone.hpp"
 #include "nn/adamw.hpp"
 #include "parity/detector/detector_case.hpp"
@@ -99,7 +100,8 @@ void print(const std::string& name, const Times& ours, double peer) {
 void small(const std::string& model, int repetitions) {
   const DetectorCase c(model);
   CenterNet2& detector = *c.detector;
-  detector.backbone().set_compute({.channels_last = std::getenv("DIVERGEN_CHANNELS_LAST") != nullptr});
+  // As configs/common/detector.toml has it; DIVERGEN_CHANNELS_FIRST measures the other layout.
+  detector.backbone().set_compute({.channels_last = std::getenv("DIVERGEN_CHANNELS_FIRST") == nullptr});
   detector.requires_grad(true);
   nn::AdamW optimizer(detector.named_parameters(), {.clip_value = 1.0});
   for (const Peer& peer : kPeers) {
@@ -158,6 +160,7 @@ int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "all";
   constexpr int kThreads = 2;  // as the peer was measured
   at::set_num_threads(kThreads);
+  divergen::keep_freed_memory();  // as the stages do
   if (what == "swinL") {
     divergen::models::full(argc > 2 ? std::atoll(argv[2]) : 896);
     return 0;
