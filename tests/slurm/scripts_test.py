@@ -5,6 +5,7 @@ DIVERGEN_UPDATE_GOLDEN=1 writes the golden files anew.
 """
 
 import fcntl
+import json
 import os
 import pathlib
 import re
@@ -286,6 +287,89 @@ class Decisions(unittest.TestCase):
         code, out = self.run_once()
         self.assertEqual(code, 74, out)
         self.assertIn("another divergen is at work", out)
+
+
+class Watching(unittest.TestCase):
+    """status and cancel with a squeue and a scancel that are played."""
+
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.run_dir = self.folder / "run"
+        for part in ("slurm", "progress", "generate"):
+            (self.run_dir / part).mkdir(parents=True)
+        config = subprocess.run([str(BIN / "divergen"), "run", "configs/mini.toml", "--print-config", "--set",
+                                 f"run.dir={self.run_dir}"], cwd=SOURCE, capture_output=True, text=True, check=True)
+        (self.run_dir / "config.toml").write_text(config.stdout)
+        (self.run_dir / "generate/shard-000000.h5").touch()
+        (self.run_dir / "progress/generate.json").write_text(json.dumps({
+            "stage": "generate", "part": "generate", "done": 320, "total": 952, "rejected": 0, "rate": 2.0,
+            "slowest_rank": 3, "slowest_rate": 0.2, "seconds": 160.0, "walltime_left": 1000.0, "finished": False,
+            "time": time.time(), "ranks": 8, "host": "n1", "job": "12", "restarts": 1}))
+        jobs = [{"label": label, "job": str(11 + i), "script": "x", "link": 1}
+                for i, label in enumerate(["plan", "generate", "annotate"])]
+        (self.run_dir / "slurm/jobs.json").write_text(json.dumps(
+            {"submission": "s", "config": "study.toml", "site": "", "jobs": jobs}))
+        for name, body in (("squeue", 'echo "$*" >>"$PLAY/asked"; printf "%s\\n" "12|RUNNING|None|5:00|55:00|n[1-2]" '
+                                      '"13|PENDING|Dependency|0:00|1:00:00|"'),
+                           ("scancel", 'echo "$*" >>"$PLAY/cancelled"')):
+            (self.folder / name).write_text(f"#!/bin/bash\n{body}\n")
+            (self.folder / name).chmod(0o755)
+
+    def tool(self, *command):
+        done = subprocess.run([str(BIN / "divergen"), *map(str, command)], capture_output=True, text=True, timeout=60,
+                              env=dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}", PLAY=str(self.folder)))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def asked(self):
+        file = self.folder / "asked"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    def test_status_asks_squeue_once(self):
+        text = self.tool("status", self.run_dir)
+        self.assertEqual(self.asked(), 1)
+        self.assertIn("-j 11,12,13", (self.folder / "asked").read_text())
+        line = next(line for line in text.splitlines() if line.startswith("generate"))
+        for part in ("open", "320 of 952", "2.00/s", "fits into the job", "8 ranks", "restart 1", "job 12 RUNNING"):
+            self.assertIn(part, line)
+        self.assertIn("job 13 PENDING (Dependency)", text)
+        self.assertIn('divergen_progress_done{stage="generate"} 320\n', (self.run_dir / "metrics.prom").read_text())
+
+    def test_status_without_the_queue(self):
+        facts = json.loads(self.tool("status", self.run_dir, "--json", "--no-queue"))
+        self.assertEqual(self.asked(), 0)
+        generate = next(stage for stage in facts["open"] if stage["stage"] == "generate")
+        self.assertEqual((generate["committed"], generate["progress"]["done"]), (1, 320))
+
+    def test_watch_asks_seldom_and_ends_with_the_reader(self):
+        process = subprocess.Popen(
+            [str(BIN / "divergen"), "status", str(self.run_dir), "--watch", "--json", "--interval", "0.2"],
+            stdout=subprocess.PIPE, text=True,
+            env=dict(os.environ, PATH=f"{self.folder}:{os.environ['PATH']}", PLAY=str(self.folder)))
+        lines = [json.loads(process.stdout.readline()) for _ in range(5)]
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+        self.assertEqual({line["queue"][0]["state"] for line in lines}, {"RUNNING"})
+        self.assertEqual(self.asked(), 1)
+
+    def test_cancel_saves_what_runs(self):
+        self.tool("cancel", self.run_dir)
+        self.assertEqual((self.folder / "cancelled").read_text().splitlines(), ["13", "--signal=USR2 --batch 12"])
+        self.assertTrue((self.run_dir / "slurm/CANCELLED").exists())
+
+    def test_doctor(self):
+        done = subprocess.run([str(BIN / "divergen"), "doctor", str(self.folder), "--json"], capture_output=True, text=True)
+        facts = json.loads(done.stdout)
+        for key in ("system", "memory", "mpirun", "slurm", "worker", "gpu", "nccl", "file_system", "free_space",
+                    "free_inodes", "locks", "commit", "file_clock", "clock", "open_files", "locked_memory", "advice"):
+            self.assertIn(key, facts)
+        self.assertEqual(facts["hdf5_write_verify_rename"], "ok")
+        self.assertEqual(list(self.folder.glob(".divergen-doctor*")), [])
+        done = subprocess.run([str(BIN / "divergen"), "doctor", "/proc", "--json"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 74)
+        self.assertIn("cannot be written here", json.loads(done.stdout)["advice"]["commit"])
 
 
 if __name__ == "__main__":
