@@ -179,4 +179,32 @@ Rle from_polygons(const std::vector<std::vector<double>>& parts, std::int64_t he
   return plain::merge(masks);
 }
 
+std::string to_text(const Rle& rle) {
+  std::string out;
+  for (std::size_t i = 0; i < rle.counts.size(); ++i) {
+    std::int64_t x = rle.counts[i];
+    if (i > 2) x -= static_cast<std::int64_t>(rle.counts[i - 2]);
+    bool more = true;
+    while (more) {
+      char c = static_cast<char>(x & 0x1f);
+      x >>= 5;
+      more = (c & 0x10) != 0 ? x != -1 : x != 0;
+      if (more) c |= 0x20;
+      out += static_cast<char>(c + 48);
+    }
+  }
+  return out;
+}
+
+Rle from_text(std::string_view text, std::int64_t height, std::int64_t width) {
+  std::vector<std::uint32_t> counts;
+  for (const char *p = text.data(), *end = p + text.size(); p < end;) {
+    std::int64_t x = slow_number(p, end);
+    if (counts.size() > 2) x += counts[counts.size() - 2];
+    if (x < 0 || x > INT64_C(0xffffffff)) refuse("it has a negative or huge run");
+    counts.push_back(static_cast<std::uint32_t>(x));
+  }
+  return from_counts(std::move(counts), height, width);
+}
+
 }  // namespace divergen::mask::plain

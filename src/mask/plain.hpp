@@ -14,4 +14,7 @@ double iou(const Rle& a, const Rle& b);
 Rle from_polygon(std::span<const double> xy, std::int64_t height, std::int64_t width);
 Rle from_polygons(const std::vector<std::vector<double>>& parts, std::int64_t height, std::int64_t width);
 
+std::string to_text(const Rle& rle);
+Rle from_text(std::string_view text, std::int64_t height, std::int64_t width);
+
 }  // namespace divergen::mask::plain

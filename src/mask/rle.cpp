@@ -1,6 +1,7 @@
 #include "mask/rle.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/error.hpp"
@@ -103,20 +104,25 @@ double iou(const Rle& a, const Rle& b) {
 }
 
 std::string to_text(const Rle& rle) {
-  std::string out;
-  out.reserve(2 * rle.counts.size());
+  constexpr std::size_t kMost = 8;  // characters of a difference of 33 bits, rounded up
+  std::string out(kMost * rle.counts.size() + 8, '\0');
+  char* p = out.data();
   for (std::size_t i = 0; i < rle.counts.size(); ++i) {
     std::int64_t x = rle.counts[i];
     if (i > 2) x -= static_cast<std::int64_t>(rle.counts[i - 2]);
-    bool more = true;
-    while (more) {
-      char c = static_cast<char>(x & 0x1f);
-      x >>= 5;
-      more = (c & 0x10) != 0 ? x != -1 : x != 0;
-      if (more) c |= 0x20;
-      out += static_cast<char>(c + 48);
+    const int length = (64 - std::countl_zero(static_cast<std::uint64_t>(x ^ (x >> 63))) + 5) / 5;  // with its sign bit
+    if (length <= 4) {
+      const auto v = static_cast<std::uint32_t>(x);
+      const std::uint32_t groups = (v & 0x1f) | (v << 3 & 0x1f00) | (v << 6 & 0x1f0000) | (v << 9 & 0x1f000000);
+      const auto more = static_cast<std::uint32_t>(0x202020U & ((1U << (8 * (length - 1))) - 1));
+      const std::uint32_t text = (groups | more) + 0x30303030;
+      std::memcpy(p, &text, 4);
+      p += length;
+    } else {
+      for (int k = 1; k <= length; ++k, x >>= 5) *p++ = static_cast<char>((x & 0x1f) + (k < length ? 0x20 : 0) + 48);
     }
   }
+  out.resize(static_cast<std::size_t>(p - out.data()));
   return out;
 }
 
@@ -129,10 +135,11 @@ Rle from_counts(std::vector<std::uint32_t> counts, std::int64_t height, std::int
 }
 
 Rle from_text(std::string_view text, std::int64_t height, std::int64_t width) {
-  std::vector<std::uint32_t> counts;
-  counts.reserve(text.size());
-  for_each_run(text, [&](std::uint32_t run) { counts.push_back(run); });
-  return from_counts(std::move(counts), height, width);
+  thread_local std::vector<std::uint32_t> runs;
+  if (runs.size() < text.size()) runs.resize(text.size());
+  std::uint32_t* next = runs.data();
+  for_each_run(text, [&](std::uint32_t run) { *next++ = run; });
+  return from_counts({runs.data(), next}, height, width);
 }
 
 }  // namespace divergen::mask

@@ -1,6 +1,7 @@
 #include "mask/spans.hpp"
 
 #include <algorithm>
+#include <bit>
 
 #include "mask/text.hpp"
 
@@ -10,16 +11,21 @@ namespace {
 /// Collects stretches in ascending order, joining those that touch, with the box of what was added.
 class Collector {
  public:
-  explicit Collector(Spans& out) : out_(out), height_(static_cast<std::uint32_t>(out.height)) {
-    out_.edges.clear();
-    out_.area = 0;
-    y0_ = height_;
+  /// At most `most` stretches will come.
+  Collector(Spans& out, std::size_t most) : out_(out), height_(static_cast<std::uint32_t>(out.height)), y0_(height_) {
+    if (out.edges.size() < 2 * most) out.edges.resize(2 * most);
+    next_ = out.edges.data();
   }
 
   void add(std::uint32_t begin, std::uint32_t end) {
-    out_.area += end - begin;
-    if (!out_.edges.empty() && out_.edges.back() == begin) out_.edges.back() = end;
-    else out_.edges.push_back(begin), out_.edges.push_back(end);
+    area_ += end - begin;
+    if (begin == last_) {
+      next_[-1] = end;
+    } else {
+      *next_++ = begin;
+      *next_++ = end;
+    }
+    last_ = end;
     while (begin - column_ >= height_) column_ += height_;  // columns are few more than stretches
     const std::uint32_t top = begin - column_, bottom = top + (end - begin);
     if (bottom > height_) {  // into the next column: from its top and to this one's bottom
@@ -32,6 +38,8 @@ class Collector {
   }
 
   void finish() {
+    out_.area = area_;
+    out_.edges.resize(static_cast<std::size_t>(next_ - out_.edges.data()));
     out_.x0 = out_.x1 = out_.y0 = out_.y1 = 0;
     if (out_.edges.empty()) return;
     out_.x0 = static_cast<std::int32_t>(out_.edges.front() / height_);
@@ -42,7 +50,10 @@ class Collector {
 
  private:
   Spans& out_;
+  std::uint32_t* next_ = nullptr;
+  std::uint64_t area_ = 0;
   std::uint32_t height_, column_ = 0, y0_ = 0, y1_ = 0;
+  std::uint32_t last_ = 0xFFFFFFFF;  // where the last stretch ended; no stretch begins there
 };
 
 /// First stretch that ends after `position`.
@@ -56,6 +67,68 @@ std::size_t first_after(const Spans& of, std::uint32_t position) {
   return low;
 }
 
+bool touch(const Spans& a, const Spans& b) {
+  return std::min(a.x1, b.x1) > std::max(a.x0, b.x0) && std::min(a.y1, b.y1) > std::max(a.y0, b.y0);
+}
+
+double ratio(std::uint64_t both, const Spans& a, const Spans& b, bool crowd) {
+  const std::uint64_t either = crowd ? a.area : both == 0 ? 1 : a.area + b.area - both;
+  return static_cast<double>(both) / static_cast<double>(either);
+}
+
+/// The pixels of a mask's box as bits, 64 of a column in a word, word k of a column holding rows 64k .. 64k+63 of the
+/// picture: overlaps of many pairs are counted without looking at runs again.
+class Bits {
+ public:
+  void fill(const Spans& from) {
+    x0_ = from.x0, x1_ = from.x1;
+    first_word_ = from.y0 / 64, end_word_ = (from.y1 + 63) / 64;
+    stride_ = static_cast<std::size_t>(end_word_ - first_word_);
+    words_.assign(static_cast<std::size_t>(x1_ - x0_) * stride_, 0);
+    const auto height = static_cast<std::uint32_t>(from.height);
+    std::uint32_t top = static_cast<std::uint32_t>(x0_) * height;  // position of the current column
+    std::uint64_t* column = words_.data();
+    for (std::size_t i = 0; i < from.edges.size(); i += 2)
+      for (std::uint32_t at = from.edges[i], end = from.edges[i + 1]; at < end;) {
+        while (at - top >= height) top += height, column += stride_;
+        const std::uint32_t stop = std::min(end, top + height);
+        set(column, at - top, stop - top);
+        at = stop;
+      }
+  }
+
+  std::uint64_t intersection(const Bits& other) const {
+    const std::int32_t left = std::max(x0_, other.x0_), right = std::min(x1_, other.x1_);
+    const std::int32_t first = std::max(first_word_, other.first_word_), end = std::min(end_word_, other.end_word_);
+    std::uint64_t sum = 0;
+    const std::uint64_t* p = &words_[static_cast<std::size_t>(left - x0_) * stride_] + (first - first_word_);
+    const std::uint64_t* q =
+        &other.words_[static_cast<std::size_t>(left - other.x0_) * other.stride_] + (first - other.first_word_);
+    for (std::int32_t x = left; x < right; ++x, p += stride_, q += other.stride_)
+      for (std::int32_t k = 0; k < end - first; ++k) sum += static_cast<std::uint64_t>(std::popcount(p[k] & q[k]));
+    return sum;
+  }
+
+ private:
+  void set(std::uint64_t* column, std::uint32_t begin, std::uint32_t end) const {
+    constexpr std::uint64_t kAll = ~std::uint64_t{0};
+    std::uint64_t* word = column + (begin / 64 - static_cast<std::uint32_t>(first_word_));
+    std::uint64_t* last = column + ((end - 1) / 64 - static_cast<std::uint32_t>(first_word_));
+    const std::uint64_t head = kAll << (begin % 64), tail = kAll >> (63 - (end - 1) % 64);
+    if (word == last) {
+      *word |= head & tail;
+      return;
+    }
+    *word++ |= head;
+    while (word != last) *word++ = kAll;
+    *last |= tail;
+  }
+
+  std::int32_t x0_ = 0, x1_ = 0, first_word_ = 0, end_word_ = 0;
+  std::size_t stride_ = 0;
+  std::vector<std::uint64_t> words_;
+};
+
 }  // namespace
 
 std::array<double, 4> Spans::box() const {
@@ -65,12 +138,12 @@ std::array<double, 4> Spans::box() const {
 void to_spans(const Rle& rle, Spans& out) {
   out.height = rle.height;
   out.width = rle.width;
-  Collector collector(out);
+  Collector collector(out, rle.counts.size() / 2);
   std::uint32_t at = 0;
-  for (std::size_t i = 0; i < rle.counts.size(); ++i) {
-    const std::uint32_t end = at + rle.counts[i];
-    if ((i & 1) != 0 && end > at) collector.add(at, end);
-    at = end;
+  for (std::size_t i = 1; i < rle.counts.size(); i += 2) {
+    const std::uint32_t begin = at + rle.counts[i - 1];
+    at = begin + rle.counts[i];
+    if (at > begin) collector.add(begin, at);
   }
   collector.finish();
 }
@@ -79,7 +152,7 @@ void to_spans(std::string_view text, std::int64_t height, std::int64_t width, Sp
   check_size(height, width);
   out.height = height;
   out.width = width;
-  Collector collector(out);
+  Collector collector(out, text.size() / 2);
   std::uint64_t at = 0;
   bool inside = false;
   for_each_run(text, [&](std::uint32_t run) {
@@ -122,23 +195,33 @@ std::uint64_t intersection(const Spans& a, const Spans& b) {
 }
 
 double iou(const Spans& a, const Spans& b, bool crowd) {
-  const bool touch = std::min(a.x1, b.x1) > std::max(a.x0, b.x0) && std::min(a.y1, b.y1) > std::max(a.y0, b.y0);
-  if (!touch) return 0;
+  if (!touch(a, b)) return 0;
   if (a.height != b.height || a.width != b.width) return -1;
-  const std::uint64_t both = intersection(a, b);
-  const std::uint64_t either = crowd ? a.area : both == 0 ? 1 : a.area + b.area - both;
-  return static_cast<double>(both) / static_cast<double>(either);
+  return ratio(intersection(a, b), a, b, crowd);
 }
 
 std::vector<double> iou_matrix(std::span<const Rle> a, std::span<const Rle> b, std::span<const std::uint8_t> crowd) {
-  std::vector<Spans> columns(b.size());
-  for (std::size_t j = 0; j < b.size(); ++j) to_spans(b[j], columns[j]);
+  thread_local std::vector<Spans> columns;  // keep their memory from call to call
+  thread_local std::vector<Bits> column_bits;
+  if (columns.size() < b.size()) columns.resize(b.size()), column_bits.resize(b.size());
+  for (std::size_t j = 0; j < b.size(); ++j) {
+    to_spans(b[j], columns[j]);
+    column_bits[j].fill(columns[j]);
+  }
   std::vector<double> out(a.size() * b.size());
   Spans row;
+  Bits row_bits;
   for (std::size_t i = 0; i < a.size(); ++i) {
     to_spans(a[i], row);
-    for (std::size_t j = 0; j < b.size(); ++j)
-      out[i * b.size() + j] = iou(row, columns[j], !crowd.empty() && crowd[j] != 0);
+    row_bits.fill(row);
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const bool is_crowd = !crowd.empty() && crowd[j] != 0;
+      double& value = out[i * b.size() + j];
+      if (!touch(row, columns[j])) continue;
+      value = row.height != columns[j].height || row.width != columns[j].width
+                  ? -1
+                  : ratio(row_bits.intersection(column_bits[j]), row, columns[j], is_crowd);
+    }
   }
   return out;
 }

@@ -118,13 +118,33 @@ TEST(rle, TextAndSpansKeepTheMask) {
   for (int trial = 0; trial < kTrials; ++trial) {
     const auto [height, width] = draw_size(rng);
     const Rle rle = plain::encode(draw_bitmap(rng, height, width), height, width), loose = with_empty_runs(rle, rng);
-    ASSERT_EQ(from_text(to_text(loose), height, width), loose);
+    const std::string text = to_text(loose);
+    ASSERT_EQ(text, plain::to_text(loose));
+    ASSERT_EQ(from_text(text, height, width), loose);
+    ASSERT_EQ(plain::from_text(text, height, width), loose);
     to_spans(loose, spans);
     EXPECT_EQ(to_rle(spans), rle);
     EXPECT_EQ(spans.area, plain::area(rle));
     to_spans(to_text(loose), height, width, from_text_spans);
     EXPECT_EQ(from_text_spans.edges, spans.edges);
     EXPECT_EQ(from_text_spans.box(), plain::bounding_box(rle));
+  }
+}
+
+TEST(rle, TextOfRunsOfAnyLength) {
+  Rng rng(7);
+  for (int trial = 0; trial < kTrials; ++trial) {
+    Rle rle{1 << 16, 1 << 15, {}};
+    std::uint64_t left = static_cast<std::uint64_t>(rle.height * rle.width);
+    while (left > 0 && rle.counts.size() < 40) {
+      const std::uint64_t run = std::min(left, rng.below(std::uint64_t{1} << rng.below(31)));
+      rle.counts.push_back(static_cast<std::uint32_t>(run));
+      left -= run;
+    }
+    rle.counts.push_back(static_cast<std::uint32_t>(left));
+    const std::string text = to_text(rle);
+    ASSERT_EQ(text, plain::to_text(rle));
+    ASSERT_EQ(from_text(text, rle.height, rle.width), rle);
   }
 }
 
