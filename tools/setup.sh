@@ -10,7 +10,7 @@ set -euo pipefail
 TORCH_VERSION=2.11.0
 PACKAGES=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates
-  python3 python3-pip
+  python3 python3-pip python3-numpy
   openmpi-bin libopenmpi-dev libhdf5-dev libopencv-core-dev libopencv-imgproc-dev libopencv-imgcodecs-dev
   libspdlog-dev libtomlplusplus-dev libcli11-dev nlohmann-json3-dev libsimdjson-dev libxxhash-dev zlib1g-dev
   libsentencepiece-dev libicu-dev libgtest-dev libbenchmark-dev libdeflate-dev libjpeg62-turbo-dev libssl-dev wordnet-base
