@@ -35,7 +35,7 @@ def draw(seed, images=5, categories=4):
     dets = []
     for i in range(images):
         height, width = int(rng.integers(60, 200)), int(rng.integers(60, 220))
-        image = 40 + 3 * ((i * 5) % images)
+        image = 40 + 3 * ((i * 3) % images)
         gt["images"].append({"id": image, "height": height, "width": width, "file_name": f"{image}.jpg"})
         for _ in range(int(rng.integers(0, 9))):
             w, h = (float(v) for v in rng.choice([16, 32, 96, 20.5, 48.25], 2))
