@@ -153,6 +153,7 @@ divergen_stage() {
   divergen_before=$(divergen_look "$divergen_label")
   local -a arguments=("$stage" "$DIVERGEN_CONFIG")
   [ -z "$training" ] || arguments+=(--training "$training")
+  rm -f "$DIVERGEN_RUN/progress/$divergen_label.begun"
   srun "${divergen_launch[@]}" "$@" "${divergen_container[@]}" "${divergen_programs}divergen-worker" \
     "${arguments[@]}" </dev/null &
   divergen_srun=$!
@@ -184,11 +185,14 @@ divergen_fruitless() {
     END { print n + 0 }' "$DIVERGEN_RUN/slurm/starts/$divergen_label"
 }
 
+divergen_begun() { [ -e "$DIVERGEN_RUN/progress/$divergen_label.begun" ]; }
+
 divergen_words() {  # of an exit code
   case $1 in
     75) echo "stopped early${2:+ because of $2}" ;;
     70) echo "exit code 70: a bug or a lost rank" ;;
-    *) if [ "$1" -gt 128 ]; then echo "a rank was killed by signal $(($1 - 128))"; else echo "exit code $1"; fi ;;
+    *) if ! divergen_begun; then echo "the ranks did not begin; srun's lines above say why"
+      elif [ "$1" -gt 128 ]; then echo "a rank was killed by signal $(($1 - 128))"; else echo "exit code $1"; fi ;;
   esac
 }
 
@@ -253,6 +257,7 @@ divergen_settle() {
   count=$(divergen_fruitless)
   if [ "$count" -ge 2 ]; then
     local remedy="look for the item in $DIVERGEN_RUN/logs/$divergen_label.rank-*.log"
+    divergen_begun || remedy="see to the node that srun names, or leave it out with --sbatch --exclude=NODE"
     [ "$code" != 75 ] || remedy="a single shard or step takes longer than the job may run: raise --time, or lower plan.shard_items or train.checkpoint_every"
     divergen_fail 70 "crash loop: $count starts in a row committed nothing, the last one: $(divergen_words "$code" "$stop"). Not requeued; $remedy, then submit again"
   fi

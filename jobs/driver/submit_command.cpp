@@ -95,13 +95,14 @@ std::vector<Planned> plan_jobs(const Options& o, const config::RunConfig& config
     out.push_back({std::move(job), std::move(script)});
     check_ranks(out.back(), config);
   }
+  static const std::vector<std::string> kStages{"plan",  "generate", "annotate", "filter", "pool",
+                                                "train", "evaluate", "report",   "library"};
   for (const std::string& given : o.sbatch) {
     const std::string stage = given.substr(0, given.find(":--"));
-    if (!given.starts_with("--") &&
-        std::none_of(out.begin(), out.end(), [&](const Planned& p) { return p.job.stage == stage; }))
+    if (!given.starts_with("--") && std::find(kStages.begin(), kStages.end(), stage) == kStages.end())
       fail(ErrorKind::Usage,
-           {"an option is for a job that there is not", given, cat("no job is a '", stage, "'"),
-            "begin it with plan:, generate:, annotate:, filter:, pool:, train:, evaluate: or report:"});
+           {"an option is for a job that there is not", given, cat("no stage is named '", stage, "'"),
+            "begin it with plan:, generate:, annotate:, filter:, pool:, train:, evaluate:, report: or library:"});
   }
   return out;
 }

@@ -118,10 +118,7 @@ class Cluster:
             host=socket.gethostname().split(".")[0], folder=self.folder, controller_port=ports[0], n1_port=ports[1],
             n2_port=ports[2]))
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-        for name in ("state", *(f"{part}-{node}" for node in NODES for part in ("spool", "tmp"))):
-            (self.folder / name).mkdir(mode=0o755)
-        for node in NODES:
-            (self.folder / f"tmp-{node}").chmod(0o1777)
+        (self.folder / "state").mkdir(mode=0o755)
         key = self.folder / "munge.key"
         subprocess.run([_program("mungekey"), "--create", "--keyfile", key], check=True, env=self.environment)
         self._start("munged", "--foreground", "--key-file", key, "--socket", self.folder / "munge.socket",
@@ -141,6 +138,11 @@ class Cluster:
         log.close()
 
     def start_node(self, node):
+        """Also after kill_node: a machine that boots has nothing left in its /tmp."""
+        for place in ("tmp", "spool"):
+            shutil.rmtree(self.folder / f"{place}-{node}", ignore_errors=True)
+            (self.folder / f"{place}-{node}").mkdir(mode=0o755)
+        (self.folder / f"tmp-{node}").chmod(0o1777)
         inside = f'mount --bind "{self.folder}/tmp-{node}" /tmp && exec "{_program("slurmd")}" -D -N {node}'
         self._start("unshare", "--mount", "--propagation", "private", "sh", "-c", inside, key=f"slurmd-{node}")
 

@@ -76,7 +76,7 @@ class DryRun(unittest.TestCase):
         for options, words in (
                 (["--site", "nowhere"], ["no such site", "cpu", "gpu", "a100-infiniband"]),
                 (["--sbatch", "nodes=2"], ["--sbatch", "does not begin with --"]),
-                (["--sbatch", "trian:--nodes=2"], ["trian", "no job"]),
+                (["--sbatch", "trian:--nodes=2"], ["trian", "no stage"]),
                 (["--sbatch", "train:--ntasks-per-node=3"], ["batch", "3 ranks"]),
                 (["--array", "seeds=1,x"], ["seeds", "x"]),
                 (["--array", "both"], ["ablations", "seeds"])):
@@ -131,7 +131,8 @@ class Shell(unittest.TestCase):
 PLAYED = {
     "divergen": 'if [ "$1" = status ]; then echo "units=$(cat "$PLAY/units") stop=$(cat "$PLAY/stop")"; fi',
     "divergen-worker": "exit 0",
-    "srun": 'echo "$*" >>"$PLAY/srun"; . "$PLAY/plan"',
+    "srun": 'echo "$*" >>"$PLAY/srun"; mkdir -p "$PLAY/run/progress"; touch "$PLAY/run/progress/generate.begun"; '
+            '. "$PLAY/plan"',
     "squeue": 'cat "$PLAY/state"',
     "scontrol": 'echo "$*" >>"$PLAY/scontrol"; kill -TERM "$PPID"',
 }
@@ -212,6 +213,14 @@ class Decisions(unittest.TestCase):
         code, out = self.run_once(3)
         self.assertEqual((code, self.requeues()), (70, 3), out)
         self.assertIn("killed by signal 9", out)
+
+    def test_ranks_that_do_not_begin(self):
+        self.put(plan='rm "$PLAY/run/progress/generate.begun"; exit 137')
+        self.run_once()
+        code, out = self.run_once(1)
+        self.assertEqual((code, self.requeues()), (70, 1), out)
+        self.assertIn("the ranks did not begin; srun's lines above say why", out)
+        self.assertIn("--exclude=NODE", out)
 
     def test_preempted_twice_at_once_is_no_loop(self):
         self.put(plan="exit 75", stop="SIGTERM")

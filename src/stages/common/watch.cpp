@@ -155,6 +155,12 @@ Heartbeat::Heartbeat(RunDirectory dir, std::string stage, int ranks, std::string
   progress_.job = environment("SLURM_JOB_ID");
   progress_.restarts = std::atoll(environment("SLURM_RESTART_COUNT").c_str());
   remove_quietly(progress_file(dir_, progress_.stage, ".stop"));
+  try {
+    make_folder(dir_.root() / "progress");
+    write_file_atomic(progress_file(dir_, progress_.stage, ".begun"), "");
+  } catch (const Error& error) {
+    log::debug("the beginning is not noted: ", error.what());
+  }
 }
 
 void Heartbeat::operator()(const comm::ProgressView& view) {

@@ -4,6 +4,7 @@
 //
 //   progress/<stage>.json   how far the stage's last start came; written every few seconds by its rank 0
 //   progress/<stage>.stop   why that start was stopped early ("the time limit"); absent when it was not
+//   progress/<stage>.begun  its ranks found each other and began; the batch script takes it away before each start
 //   metrics.prom            everything as a Prometheus text file (node_exporter's textfile collector), whole at any
 //   time
 
