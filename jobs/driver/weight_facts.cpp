@@ -3,6 +3,7 @@
 #include <iomanip>
 #include <iostream>
 
+#include "base/error.hpp"
 #include "base/text.hpp"
 #include "weights/convert.hpp"
 
