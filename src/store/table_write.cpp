@@ -72,8 +72,9 @@ class Writer {
   /// gives its bytes piece by piece, in pieces of any size, "" at the end.
   void heap(std::uint64_t size, const std::function<std::string_view()>& next) {
     const std::string name = "heap";
-    hsize_t chunk = std::min<hsize_t>(std::max<std::uint64_t>(size, 1), kChunkBytes);
-    while (size / chunk > kMostChunks) chunk *= 2;
+    // Equal pieces, so that next to nothing of the last one is padding; multiples of 64 bytes, an entry of an index.
+    const std::uint64_t pieces = std::clamp<std::uint64_t>((size + kChunkBytes - 1) / kChunkBytes, 1, kMostChunks);
+    const hsize_t chunk = pieces == 1 ? std::max<hsize_t>(size, 1) : ((size + pieces - 1) / pieces + 63) / 64 * 64;
     h5::Handle id = create_dataset<std::uint8_t>(name, size, chunk);
     std::string piece;
     piece.reserve(chunk + 4);
