@@ -34,6 +34,12 @@ class TextToImage {
   virtual void prepare(std::span<const std::string> prompts) { static_cast<void>(prompts); }
   /// One RGB picture an item.
   virtual std::vector<image::Image> generate(std::span<const GenerationItem> items) = 0;
+  /// Starts the pictures of a batch; what is returned waits for them and hands them over, once, on any thread. On a
+  /// device the work is only queued, so that the caller can start the next batch while these are copied and written.
+  /// On the CPU it is done when this returns.
+  virtual std::function<std::vector<image::Image>()> start(std::span<const GenerationItem> items) {
+    return [pictures = generate(items)]() mutable { return std::move(pictures); };
+  }
   /// Hash of all weight and configuration files, as hex.
   virtual const std::string& weights_hash() const = 0;
 };

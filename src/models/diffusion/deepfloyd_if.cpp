@@ -143,7 +143,7 @@ at::Tensor DeepFloydIf::run_stage2(const at::Tensor& small, const at::Tensor& ne
   return denoise_if(*stage2_->unet, stage2_->ddpm, condition, start, [&] { return noise.draw(sizes); });
 }
 
-std::vector<image::Image> DeepFloydIf::generate(std::span<const GenerationItem> items) {
+std::function<std::vector<image::Image>()> DeepFloydIf::start(std::span<const GenerationItem> items) {
   at::NoGradGuard no_grad;
   std::vector<std::uint64_t> seeds;
   std::vector<at::Tensor> rows;
@@ -156,7 +156,7 @@ std::vector<image::Image> DeepFloydIf::generate(std::span<const GenerationItem> 
   load_unets();
   BatchNoise noise(seeds, type_, device_);
   const at::Tensor small = run_stage1(negative, prompts, noise);
-  return to_pictures(stage2_ ? run_stage2(small, negative, prompts, noise) : small, PixelRule::Diffusers);
+  return start_pictures(stage2_ ? run_stage2(small, negative, prompts, noise) : small, PixelRule::Diffusers);
 }
 
 }  // namespace divergen::models

@@ -63,7 +63,8 @@ class DeepFloydIf : public TextToImage {
   DeepFloydIf(const GeneratorSettings& settings, at::Device device);
 
   void prepare(std::span<const std::string> prompts) override;
-  std::vector<image::Image> generate(std::span<const GenerationItem> items) override;
+  std::vector<image::Image> generate(std::span<const GenerationItem> items) override { return start(items)(); }
+  std::function<std::vector<image::Image>()> start(std::span<const GenerationItem> items) override;
   const std::string& weights_hash() const override { return hash_; }
 
  private:

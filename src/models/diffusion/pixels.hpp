@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 #include "image/image.hpp"
@@ -21,5 +22,9 @@ at::Tensor to_bytes(const at::Tensor& x, PixelRule rule = PixelRule::Diffusers);
 
 /// The same as pictures, copied to the CPU.
 std::vector<image::Image> to_pictures(const at::Tensor& x, PixelRule rule);
+
+/// The same in two steps: queues the conversion and the copy to the CPU on x's device, and returns what waits for them.
+/// The returned function may be called on another thread, once.
+std::function<std::vector<image::Image>()> start_pictures(const at::Tensor& x, PixelRule rule);
 
 }  // namespace divergen::models

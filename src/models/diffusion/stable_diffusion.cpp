@@ -57,7 +57,7 @@ at::Tensor StableDiffusion::text_states(const std::string& prompt) {
   });
 }
 
-std::vector<image::Image> StableDiffusion::generate(std::span<const GenerationItem> items) {
+std::function<std::vector<image::Image>()> StableDiffusion::start(std::span<const GenerationItem> items) {
   at::NoGradGuard no_grad;
   const auto side = settings_.size / vae_->config.downscale();
   const at::Tensor negative = text_states(settings_.negative_prompt);
@@ -72,7 +72,7 @@ std::vector<image::Image> StableDiffusion::generate(std::span<const GenerationIt
   const auto scheduler = make_scheduler(settings_.sampler, scheduler_config_, settings_.steps);
   const at::Tensor latents =
       denoise(*unet_, *scheduler, noise, negative.expand_as(prompts), prompts, settings_.guidance);
-  return to_pictures(vae_->decode(latents / vae_->config.scaling_factor), PixelRule::Diffusers);
+  return start_pictures(vae_->decode(latents / vae_->config.scaling_factor), PixelRule::Diffusers);
 }
 
 }  // namespace divergen::models

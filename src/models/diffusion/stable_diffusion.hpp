@@ -25,7 +25,8 @@ class StableDiffusion : public TextToImage {
   /// Throws Error(Io | Data | Config).
   explicit StableDiffusion(const GeneratorSettings& settings, at::Device device = at::kCPU);
 
-  std::vector<image::Image> generate(std::span<const GenerationItem> items) override;
+  std::vector<image::Image> generate(std::span<const GenerationItem> items) override { return start(items)(); }
+  std::function<std::vector<image::Image>()> start(std::span<const GenerationItem> items) override;
   const std::string& weights_hash() const override { return hash_; }
 
  private:
