@@ -21,6 +21,8 @@ namespace {
 struct Options {
   std::string path, sheet, prefix;
   bool json = false, keys = false;
+  std::vector<std::string> items, overrides;  // of reproduce
+  std::int64_t count = 0, ranks = 1;
 };
 
 /// A run directory's library, or the folder itself.
