@@ -78,8 +78,8 @@ void call_stage(const Options& o, const stages::RunContext& context) {
   if (o.stage == "reproduce") return stages::run_reproduce(context, o.reproduce);
   if (o.stage == "train") return stages::run_train(context, training_of(context.config, o.training));
   if (o.stage == "evaluate") return stages::run_evaluate(context, training_of(context.config, o.training));
-  fail(ErrorKind::Usage,
-       {"there is no such stage", o.stage, "", "use plan, generate, annotate, filter, pool, reproduce, train or evaluate"});
+  fail(ErrorKind::Usage, {"there is no such stage", o.stage, "",
+                          "use plan, generate, annotate, filter, pool, reproduce, train or evaluate"});
 }
 
 void run_stage(const Options& o, comm::World& world, LeaveGuard& guard) {
@@ -103,6 +103,7 @@ void run_stage(const Options& o, comm::World& world, LeaveGuard& guard) {
   }
   try {
     call_stage(o, context);
+    if (heartbeat) heartbeat->done();
   } catch (const Error& error) {
     guard.before_leaving(nullptr);
     if (error.kind() == ErrorKind::Stopped) {

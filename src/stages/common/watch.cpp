@@ -166,10 +166,20 @@ Heartbeat::Heartbeat(RunDirectory dir, std::string stage, int ranks, std::string
 void Heartbeat::operator()(const comm::ProgressView& view) {
   progress_.view = view;
   progress_.time = epoch_seconds();
-  try {
+  attempt([this] {
     make_folder(dir_.root() / "progress");
     write_file_atomic(progress_file(dir_, progress_.stage, ".json"), to_json(progress_).dump(1) + "\n");
     write_prometheus(dir_);
+  });
+}
+
+void Heartbeat::done() {
+  attempt([this] { write_prometheus(dir_); });
+}
+
+void Heartbeat::attempt(const std::function<void()>& action) {
+  try {
+    action();
   } catch (const Error& error) {
     if (!std::exchange(warned_, true)) log::warn("status will not be up to date: ", error.what());
   }

@@ -9,6 +9,7 @@
 //   time
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -33,10 +34,14 @@ class Heartbeat {
  public:
   Heartbeat(RunDirectory dir, std::string stage, int ranks, std::string host);
   void operator()(const comm::ProgressView& view);
+  /// The stage is complete: metrics.prom tells its record.
+  void done();
   /// The reason of an early stop, for status and for the batch script. Any thread.
   void note_stop(std::string_view reason) const;
 
  private:
+  void attempt(const std::function<void()>& action);
+
   RunDirectory dir_;
   StageProgress progress_;
   bool warned_ = false;
