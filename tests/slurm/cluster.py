@@ -1,7 +1,7 @@
 """A real Slurm on one machine: munged, slurmctld and two slurmd, with ports and folders of their own.
 
-Each slurmd lives in a mount namespace with its own /tmp, as a machine of its own would: PMIx keeps its sockets there,
-and those of two nodes must not meet. Needs root. Everything ends with stop(), which kills by what was started here and
+Each slurmd lives in a mount namespace with its own /tmp and /dev/shm, as a machine of its own would: PMIx keeps its
+sockets there and Open MPI the memory that ranks of a node share, under names that are the same on both. Needs root. Everything ends with stop(), which kills by what was started here and
 by nothing else.
 
     with Cluster() as cluster:
@@ -143,7 +143,8 @@ class Cluster:
             shutil.rmtree(self.folder / f"{place}-{node}", ignore_errors=True)
             (self.folder / f"{place}-{node}").mkdir(mode=0o755)
         (self.folder / f"tmp-{node}").chmod(0o1777)
-        inside = f'mount --bind "{self.folder}/tmp-{node}" /tmp && exec "{_program("slurmd")}" -D -N {node}'
+        inside = (f'mount --bind "{self.folder}/tmp-{node}" /tmp && mount -t tmpfs -o size=2g tmpfs /dev/shm && '
+                  f'exec "{_program("slurmd")}" -D -N {node}')
         self._start("unshare", "--mount", "--propagation", "private", "sh", "-c", inside, key=f"slurmd-{node}")
 
     def wait_for_nodes(self, seconds=60):
