@@ -10,6 +10,7 @@
 #include "base/hash.hpp"
 #include "store/library.hpp"
 #include "store/library_format.hpp"
+#include "store/table_stream.hpp"
 
 namespace divergen::store {
 namespace {
@@ -146,7 +147,10 @@ void check_format(const Table& table, const char* format) {
                          "name a folder made by `divergen pool`"});
 }
 
-Table make_library_table(const std::vector<Instance>& instances, const LibraryTables& tables) {
+namespace {
+
+/// All of a shard but its heap.
+Table columns_of(const std::vector<Instance>& instances, const LibraryTables& tables) {
   DIVERGEN_CHECK(instances.size() <= kShardRows, instances.size());
   Table table(kLibraryFormat, kLibraryVersion);
   const auto column = [&](const char* name, auto value_of) {
@@ -171,22 +175,34 @@ Table make_library_table(const std::vector<Instance>& instances, const LibraryTa
   column("similarity", [](const Instance& i) { return i.similarity; });
   column("clip_score", [](const Instance& i) { return i.clip_score; });
   column("flags", [](const Instance& i) { return i.flags; });
-  std::vector<std::uint64_t> png_hashes, record_hashes, lengths;
+  std::vector<std::uint64_t> png_hashes, record_hashes;
+  for (const Instance& instance : instances) {
+    png_hashes.push_back(hash64(instance.png));
+    record_hashes.push_back(record_hash(instance, tables, png_hashes.back()));
+  }
+  table.add("png_hash", std::move(png_hashes));
+  table.add("record_hash", std::move(record_hashes));
+  tables_to_documents(tables, table);
+  table.documents["prompts"] = prompts_in_use(instances, tables).dump();
+  return table;
+}
+
+std::vector<std::uint64_t> lengths_of(const std::vector<Instance>& instances) {
+  std::vector<std::uint64_t> lengths;
+  for (const Instance& instance : instances) lengths.push_back(instance.png.size());
+  return lengths;
+}
+
+}  // namespace
+
+Table make_library_table(const std::vector<Instance>& instances, const LibraryTables& tables) {
+  Table table = columns_of(instances, tables);
   std::size_t bytes = 0;
   for (const Instance& instance : instances) bytes += instance.png.size();
   std::string heap;
   heap.reserve(bytes);
-  for (const Instance& instance : instances) {
-    png_hashes.push_back(hash64(instance.png));
-    record_hashes.push_back(record_hash(instance, tables, png_hashes.back()));
-    lengths.push_back(instance.png.size());
-    heap += instance.png;
-  }
-  table.add("png_hash", std::move(png_hashes));
-  table.add("record_hash", std::move(record_hashes));
-  table.set_heap(std::move(heap), std::move(lengths));
-  tables_to_documents(tables, table);
-  table.documents["prompts"] = prompts_in_use(instances, tables).dump();
+  for (const Instance& instance : instances) heap += instance.png;
+  table.set_heap(std::move(heap), lengths_of(instances));
   return table;
 }
 
@@ -239,7 +255,8 @@ std::vector<Instance> instances_of(const Table& table, LibraryTables* tables_out
 }
 
 void write_library_shard(const Path& file, const std::vector<Instance>& instances, const LibraryTables& tables) {
-  write_table(make_library_table(instances, tables), file);
+  write_streamed_table(
+      columns_of(instances, tables), lengths_of(instances), [&](std::size_t row) { return instances[row].png; }, file);
 }
 
 std::vector<Instance> read_library_shard(const Path& file, LibraryTables* tables) {

@@ -34,6 +34,8 @@ constexpr std::uint64_t kChunkBytes = 1 << 20;  // one checksum covers this much
 constexpr std::uint64_t kMostChunks = 256;  // ... or more in a large heap: finding a chunk takes HDF5 a walk over all
 constexpr std::uint64_t kFull = 1 << 20;    // with less than this free, a failed write is put down to the full device
 
+constexpr std::uint64_t kEarly = 8 << 20;  // bytes after which the disk is set to work
+
 class Writer {
  public:
   explicit Writer(const Path& path) : lock_(h5::library_mutex()), path_(path) {
@@ -78,7 +80,8 @@ class Writer {
     h5::Handle id = create_dataset<std::uint8_t>(name, size, chunk);
     std::string piece;
     piece.reserve(chunk + 4);
-    hsize_t at = 0;
+    hsize_t at = 0, started = 0;
+    const h5::ReadOnly disk(path_);
     const auto put = [&] {
       piece.resize(chunk);  // the last one is padded with zeros
       const std::uint32_t sum = fletcher32(piece);
@@ -86,6 +89,10 @@ class Writer {
       check(H5Dwrite_chunk(id.get(), H5P_DEFAULT, 0, &at, piece.size(), piece.data()), name);
       piece.clear();
       at += chunk;
+      // The disk begins while the rest is still made and checked; that all of it is there is fsync's to say, later.
+      if (at - started < kEarly) return;
+      started = at;
+      ::sync_file_range(disk.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
     };
     for (std::string_view bytes = next(); !bytes.empty(); bytes = next())
       while (!bytes.empty()) {
@@ -246,15 +253,23 @@ void publish(const Path& path, std::uint64_t bytes, const std::function<void(con
   });
 }
 
-/// The rows' columns alone, as `columns` had them.
-bool has_columns(const TableFile& file, const Table& columns, const std::vector<std::uint64_t>& hashes) {
+/// Whether the part holds a table with a heap whose columns are those of `columns` and whose rows have these hashes.
+/// Reads a row at a time.
+bool is_written(const Path& part, const Table& columns, const std::vector<std::uint64_t>& hashes) {
+  const TableFile file(part);
   const Table& back = file.columns();
   if (back.get<std::uint64_t>(kRowHash) != hashes || back.table_hash(hashes) != file.head().table_hash) return false;
   Table own(back.format(), back.version());
   for (const Column& column : back.columns())
     if (column.name != kRowHash && column.name != kHeapOffset && column.name != kHeapLength)
       std::visit([&](const auto& v) { own.add(column.name, v); }, column.values);
-  return own.row_hashes() == columns.row_hashes();
+  if (own.columns().size() != columns.columns().size()) return false;
+  const std::vector<std::uint64_t> of_columns = own.row_hashes();
+  const auto& offsets = back.get<std::uint64_t>(kHeapOffset);
+  const auto& lengths = back.get<std::uint64_t>(kHeapLength);
+  for (std::size_t row = 0; row < hashes.size(); ++row)
+    if (hash64(file.heap_bytes(offsets[row], lengths[row]), of_columns[row]) != hashes[row]) return false;
+  return true;
 }
 
 }  // namespace
@@ -270,9 +285,12 @@ void write_table(const Table& table, const Path& path) {
         write_file(table, hashes, table.has_heap() ? &heap : nullptr, part);
       },
       [&](const Path& part) {
-        std::vector<std::uint64_t> back;
-        read_unsealed_table(part, &back);
-        return back == hashes;
+        if (!table.has_heap()) {
+          std::vector<std::uint64_t> back;
+          read_unsealed_table(part, &back);
+          return back == hashes;
+        }
+        return is_written(part, table, hashes);
       });
 }
 
@@ -280,7 +298,6 @@ void write_streamed_table(const Table& columns, const std::vector<std::uint64_t>
                           const std::function<std::string(std::size_t row)>& entry, const Path& path) {
   DIVERGEN_CHECK(!columns.has_heap() && columns.rows() == lengths.size(), columns.rows(), " ", lengths.size());
   std::vector<std::uint64_t> hashes = columns.row_hashes();
-  const std::vector<std::uint64_t> own = hashes;
   std::uint64_t bytes = bytes_of(columns);
   for (std::size_t row = 0; row < hashes.size(); ++row) {
     const std::string text = entry(row);
@@ -298,14 +315,7 @@ void write_streamed_table(const Table& columns, const std::vector<std::uint64_t>
                         }};
         write_file(columns, hashes, &heap, part);
       },
-      [&](const Path& part) {
-        const TableFile file(part);
-        if (!has_columns(file, columns, hashes)) return false;
-        std::uint64_t at = 0;
-        for (std::size_t row = 0; row < lengths.size(); at += lengths[row++])
-          if (hash64(file.heap_bytes(at, lengths[row]), own[row]) != hashes[row]) return false;
-        return true;
-      });
+      [&](const Path& part) { return is_written(part, columns, hashes); });
 }
 
 }  // namespace divergen::store
