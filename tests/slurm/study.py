@@ -101,6 +101,13 @@ class SlurmTest(unittest.TestCase):
         files = sorted(pattern.parent.glob(pattern.name))
         return "\n".join(file.read_text(errors="replace") for file in files)
 
+    def items(self):
+        """Of the small study's plan."""
+        return system.read_json(system.REFERENCE / "stages/plan.json")["items"]
+
+    def all_shards(self):
+        return self.shards(system.REFERENCE)
+
     def shards(self, run, stage="generate"):
         return len(list((run / stage).glob("shard-*.h5")))
 
@@ -113,7 +120,7 @@ def use_world(run):
 
 def local_run(run, config):
     """The same study without Slurm, undisturbed."""
-    outcome = system.Program(system.BIN / "divergen", "run", config, "--ranks", 2, "--set", f"run.dir={run}").end(600)
+    outcome = system.Program(system.BIN / "divergen", "run", config, "--ranks", 2, "--set", f"run.dir={run}").end(1500)
     assert outcome.code == 0, outcome
 
 

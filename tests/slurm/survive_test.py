@@ -27,8 +27,8 @@ class Survive(study.SlurmTest):
 
     def assert_whole(self, run):
         """All of the plan was made, each shard whole."""
-        self.assertEqual(self.shards(run), 6)
-        self.assertEqual(system.read_json(run / "stages/generate.json")["items"], 48)
+        self.assertEqual(self.shards(run), self.all_shards())
+        self.assertEqual(system.read_json(run / "stages/generate.json")["items"], self.items())
         verified = system.tool("verify", run)
         self.assertEqual(verified.code, 0, verified)
 
