@@ -37,6 +37,8 @@ area_stats = "{WORLD}/area_mean_std2.json"
 [plan]
 shard_items = 8
 frequencies = ["r"]
+[plan.quota]
+rare = 0
 [prompts.descriptive]
 limit = 1
 [generators.sd]
