@@ -120,11 +120,12 @@ json append(const Path& folder) {
   const Path library = new_library(folder);
   const LibraryTables with = tables();
   std::vector<double> plain, ours;
+  double plain_cpu = 0, ours_cpu = 0;
   for (int round = 0; round < 6; ++round) {
     const Path file = folder / "plain.bin";
     std::filesystem::remove(file);
     ::sync();
-    double start = now();
+    double start = now(), cpu_start = cpu();
     const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
     for (const Instance& one : instances)
       if (::write(fd, one.png.data(), one.png.size()) != static_cast<ssize_t>(one.png.size()))
@@ -132,12 +133,15 @@ json append(const Path& folder) {
     ::fsync(fd);
     ::close(fd);
     if (round > 0) plain.push_back(now() - start);
+    plain_cpu += cpu() - cpu_start;
     const Path shard = library / "shard-000000.h5";
     std::filesystem::remove(shard);
     ::sync();
     start = now();
+    cpu_start = cpu();
     write_library_shard(shard, instances, with);
     if (round > 0) ours.push_back(now() - start);
+    ours_cpu += cpu() - cpu_start;
   }
   std::sort(plain.begin(), plain.end());
   std::sort(ours.begin(), ours.end());
@@ -145,6 +149,8 @@ json append(const Path& folder) {
   return {{"bytes", bytes},
           {"plain_seconds", plain[plain.size() / 2]},
           {"seconds", ours[ours.size() / 2]},
+          {"plain_cpu_seconds", plain_cpu / 6},
+          {"cpu_seconds", ours_cpu / 6},
           {"plain", plain},
           {"ours", ours}};
 }
@@ -226,6 +232,7 @@ long resident_kilobytes() {
 json open(const Path& folder) {
   std::vector<double> seconds;
   double entry_seconds = 0;
+  const double cpu_start = cpu();
   long before = resident_kilobytes(), after = 0;
   for (int round = 0; round < 6; ++round) {
     const double start = now();
@@ -238,6 +245,7 @@ json open(const Path& folder) {
   }
   std::sort(seconds.begin(), seconds.end());
   return {{"seconds", seconds[seconds.size() / 2]},
+          {"cpu_seconds", (cpu() - cpu_start) / 6},
           {"all", seconds},
           {"kilobytes", after - before},
           {"first_entry_seconds", entry_seconds}};

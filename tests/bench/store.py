@@ -136,7 +136,8 @@ def measure(program, folder, options):
         place = folder / f"index-{count}"
         made = ours("index", place, count)
         opened = ours("open", place)
-        say(f"store.open_{count}", opened["seconds"], limit, opened["seconds"] / limit, "<= 1", unit="s",
+        say(f"store.open_{count}", opened["cpu_seconds"], limit, opened["cpu_seconds"] / limit, "<= 1", unit="s",
+            by_the_clock=opened["seconds"],
             kilobytes=opened["kilobytes"], first_entry_seconds=opened["first_entry_seconds"], index_bytes=made["bytes"])
         shutil.rmtree(place)
 
