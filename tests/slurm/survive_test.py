@@ -176,7 +176,7 @@ class Walltime(study.SlurmTest):
         run = folder / "run"
         # generate has only its clock, train is warned in the middle of its minute.
         jobs = self.submit(run, "--sbatch", "--time=1", "--sbatch", "generate:--signal=B:USR2@1", "--sbatch",
-                           "train:--signal=B:USR2@45", config=config)
+                           "train:--signal=B:USR2@30", config=config)
         self.wait(jobs.values(), 1500)
         logs = {label: self.assert_job(job, "COMPLETED", 0, run / "logs" / f"{label}-*.out") for label, job in jobs.items()}
         restarts = {label: study.starts(text) - 1 for label, text in logs.items()}
