@@ -26,7 +26,7 @@ std::uint64_t value_of_eight(std::uint64_t v) {
          32;
 }
 
-const char* digits(const char* p, std::uint64_t& m) {
+inline const char* digits(const char* p, std::uint64_t& m) {
   std::uint64_t eight;
   std::memcpy(&eight, p, 8);
   while (eight_digits(eight)) {

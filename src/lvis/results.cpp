@@ -56,12 +56,16 @@ class ResultsPiece {
     for (bool first = true; scanner.next_member(first, field_);) member(scanner);
     need(scanner, kImage, "image_id");
     need(scanner, kCategory, "category_id");
-    const auto* image = evaluator_.truth().dataset().image_index.find(image_);
-    if (image == nullptr) {
-      field_ = "image_id";
-      scanner.refuse("the ground truth has no such image");
+    if (image_ != known_id_ || size() == 0) {  // entries of an image mostly follow each other
+      const auto* image = evaluator_.truth().dataset().image_index.find(image_);
+      if (image == nullptr) {
+        field_ = "image_id";
+        scanner.refuse("the ground truth has no such image");
+      }
+      known_id_ = image_;
+      known_image_ = image->second;
     }
-    add(scanner, image->second);
+    add(scanner, known_image_);
   }
 
  private:
@@ -250,7 +254,8 @@ class ResultsPiece {
   Format format_;
   Protocol protocol_;
   unsigned seen_ = 0;
-  std::int64_t image_ = 0, category_ = 0;
+  std::int64_t image_ = 0, category_ = 0, known_id_ = 0;
+  std::size_t known_image_ = 0;
   double score_ = 0;
   std::array<double, 4> box_{};
   Segmentation mask_;

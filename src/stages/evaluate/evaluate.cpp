@@ -14,6 +14,7 @@
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "nn/device.hpp"
+#include "stages/common/shared_dataset.hpp"
 #include "stages/evaluate/batches.hpp"
 #include "stages/evaluate/detections.hpp"
 #include "stages/evaluate/pictures.hpp"
@@ -208,10 +209,8 @@ void run_evaluate(const RunContext& context, const config::TrainSettings& traini
                ""};
   e.fingerprint = fingerprint_of(e);
   if (is_complete(context, e.stage, e.fingerprint, folder / "metrics.json")) return;
-  world.together([&] {
-    e.classes = read_class_map(context.config.data.categories);
-    e.dataset = lvis::read_dataset(context.config.data.val_json);
-  });
+  world.together([&] { e.classes = read_class_map(context.config.data.categories); });
+  e.dataset = read_shared_dataset(world, context.config.data.val_json);
   RunnerInput input{e.dataset, e.classes, batches_left(e), e.parts, e.fingerprint, e.stage};
   RankShare share;
   share.rank = world.rank();

@@ -6,6 +6,7 @@
 #include "base/hash.hpp"
 #include "base/log.hpp"
 #include "lvis/dataset.hpp"
+#include "stages/common/shared_dataset.hpp"
 #include "stages/common/sharded.hpp"
 #include "stages/filter/real_crops.hpp"
 #include "stages/filter/similarity.hpp"
@@ -224,18 +225,10 @@ void write_reference(const RunDirectory& dir, std::size_t shards, std::size_t pl
   log::info("filter: mean features of the real crops of ", table.rows(), " categories");
 }
 
-/// The data set is read by the ranks that make a shard, and its crops are planned the same way on each.
+/// One data set for all ranks of a node, of which each plans the same crops.
 struct Crops {
   lvis::Dataset dataset;
   std::vector<CropPlace> places;
-  bool is_read = false;
-
-  void read(const config::RunConfig& config, const std::set<std::int32_t>& ids) {
-    if (is_read) return;
-    dataset = lvis::read_dataset(config.data.train_json);
-    places = plan_crops(dataset, ids, config.filter.crops_per_category);
-    is_read = true;
-  }
 };
 
 /// A wrong folder is told at once, not by a warning for each of its pictures.
@@ -258,14 +251,12 @@ void check_pictures(const config::DataSettings& data, const Crops& crops) {
 void make_file(const RunContext& context, const std::set<std::int32_t>& ids, const std::string& fingerprint,
                const LazyScorer& scorer) {
   Crops crops;
-  std::string count;
+  crops.dataset = read_shared_dataset(context.world, context.config.data.train_json);
   context.world.together([&] {
-    if (!context.world.is_root()) return;
-    crops.read(context.config, ids);
-    check_pictures(context.config.data, crops);
-    count = std::to_string(crops.places.size());
+    crops.places = plan_crops(crops.dataset, ids, context.config.filter.crops_per_category);
+    if (context.world.is_root()) check_pictures(context.config.data, crops);
   });
-  const std::size_t places = std::stoull(context.world.broadcast_text(count));
+  const std::size_t places = crops.places.size();
   const auto range = [&](std::size_t shard) {
     return std::pair(shard * kCropsPerShard, std::min(places, (shard + 1) * kCropsPerShard));
   };
@@ -277,7 +268,6 @@ void make_file(const RunContext& context, const std::set<std::int32_t>& ids, con
   stage.fingerprint = fingerprint;
   stage.items = [&](std::size_t shard) { return static_cast<std::int64_t>(range(shard).second - range(shard).first); };
   stage.make = [&](std::size_t shard) {
-    crops.read(context.config, ids);
     if (!maker) maker.emplace(crops.dataset, context.config);
     return sum_features(crops.places, range(shard).first, range(shard).second, *maker, scorer());
   };

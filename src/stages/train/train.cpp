@@ -12,6 +12,7 @@
 #include "base/log.hpp"
 #include "nn/device.hpp"
 #include "nn/tensor_io.hpp"
+#include "stages/common/shared_dataset.hpp"
 #include "stages/train/detector_task.hpp"
 #include "stages/train/engine.hpp"
 #include "stages/train/fingerprint.hpp"
@@ -24,7 +25,7 @@ using nlohmann::json;
 
 constexpr std::int64_t kSamplePictures = 12;
 
-/// What samples are made of, in memory on every rank.
+/// What samples are made of: the data set once a node, the rest on every rank.
 struct TrainingData {
   lvis::Dataset dataset;
   ClassMap classes;
@@ -35,7 +36,6 @@ struct TrainingData {
 void read_data(const RunContext& context, const config::TrainSettings& training,
                const std::shared_ptr<const store::Library>& library, TrainingData& data) {
   const config::RunConfig& config = context.config;
-  data.dataset = lvis::read_dataset(config.data.train_json);
   AreaStatistics areas;
   if (library) {
     data.pool = std::make_shared<const InstancePool>(library, training, data.classes);
@@ -132,6 +132,7 @@ void run_train(const RunContext& context, const config::TrainSettings& training)
 
   TrainingData data;
   const Path folder = context.dir.training(training.name);
+  data.dataset = read_shared_dataset(world, context.config.data.train_json);
   world.together([&] {
     data.classes = read_class_map(context.config.data.categories);
     read_data(context, training, library, data);
