@@ -89,7 +89,7 @@ TEST_P(samplers, EqualDiffusersStepByStep) {
     EXPECT_EQ(scheduler->init_noise_sigma(), all.at(run).at("init_noise_sigma").get<double>()) << run;
     const at::Tensor &outputs = expected.at(run + ".model_out"), &samples = expected.at(run + ".x");
     ASSERT_EQ(static_cast<std::int64_t>(scheduler->timesteps().size()), outputs.size(0)) << run;
-    at::Tensor x = expected.at(run + ".x0");
+    at::Tensor x = expected.at(run + ".x0") * scheduler->init_noise_sigma();  // stored as unit noise
     for (std::int64_t i = 0; i < outputs.size(0); ++i) {
       if (expected.contains(run + ".scaled_in"))
         EXPECT_TRUE(
