@@ -137,14 +137,17 @@ DetectionPart merge_parts(const Evaluating& e) {
 
 /// Rank 0: results, metrics, pictures.
 void conclude(const Evaluating& e, StageRecord& record) {
-  const DetectionPart all = merge_parts(e);
+  DetectionPart all = merge_parts(e);
   write_results(e.folder / "results.bbox.json", all.detections, lvis::IouType::Box);
   write_results(e.folder / "results.segm.json", all.detections, lvis::IouType::Mask);
   const auto chosen = choose_pictures(e.dataset, kPictures);
   write_evaluation_pictures(e.dataset, e.context.config.data.val_images, e.classes, all.detections, chosen,
                             kPictureScore, e.folder / "pictures");
-  const auto box = lvis::evaluate(e.dataset, as_read(all.detections, lvis::IouType::Box), lvis::IouType::Box);
-  const auto mask = lvis::evaluate(e.dataset, as_read(all.detections, lvis::IouType::Mask), lvis::IouType::Mask);
+  // One copy of all detections is enough: what the evaluator takes from each is set in place.
+  for (lvis::Detection& d : all.detections) d.area = d.box[2] * d.box[3];
+  const auto box = lvis::evaluate(e.dataset, all.detections, lvis::IouType::Box);
+  all.detections = as_read(std::move(all.detections), lvis::IouType::Mask);
+  const auto mask = lvis::evaluate(e.dataset, all.detections, lvis::IouType::Mask);
   write_metrics(e.folder / "metrics.json", box, mask);
   for (const auto& [reason, ids] : all.rejected) record.rejected[reason] = static_cast<std::int64_t>(ids.size());
   record.figures["detections"] = static_cast<double>(all.detections.size());
