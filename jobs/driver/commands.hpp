@@ -14,15 +14,15 @@ namespace divergen::driver {
 /// Set by the subcommand that was given; returns the exit code.
 using Action = std::function<int()>;
 
-void add_run_commands(CLI::App& app, Action& action);      // run, plan ... evaluate, report
-void add_status_command(CLI::App& app, Action& action);    // status
-void add_library_commands(CLI::App& app, Action& action);  // inspect, verify
+void add_run_commands(CLI::App& app, Action& action);       // run, plan ... evaluate, report
+void add_status_command(CLI::App& app, Action& action);     // status
+void add_library_commands(CLI::App& app, Action& action);   // inspect, verify
 void add_exchange_commands(CLI::App& app, Action& action);  // export, import, merge, diff
-void add_convert_command(CLI::App& app, Action& action);   // convert
-void add_eval_command(CLI::App& app, Action& action);      // lvis-eval
-void add_propose_command(CLI::App& app, Action& action);   // propose
-void add_submit_commands(CLI::App& app, Action& action);   // submit, cancel
-void add_bench_command(CLI::App& app, Action& action);     // bench
-void add_doctor_command(CLI::App& app, Action& action);    // doctor
+void add_convert_command(CLI::App& app, Action& action);    // convert
+void add_eval_command(CLI::App& app, Action& action);       // lvis-eval
+void add_propose_command(CLI::App& app, Action& action);    // propose
+void add_submit_commands(CLI::App& app, Action& action);    // submit, cancel
+void add_bench_command(CLI::App& app, Action& action);      // bench
+void add_doctor_command(CLI::App& app, Action& action);     // doctor
 
 }  // namespace divergen::driver

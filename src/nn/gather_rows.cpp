@@ -16,8 +16,8 @@ namespace {
 at::Tensor gather(const at::Tensor& x, const at::Tensor& from, const at::Tensor& fill) {
   const std::int64_t images = x.size(0), rows = x.size(1), places = from.size(0);
   if (!x.is_cpu()) {
-    const at::Tensor last =
-        fill.numel() > 0 ? fill.view({1, 1, -1}).expand({images, 1, -1}) : at::zeros({images, 1, x.size(2)}, x.options());
+    const at::Tensor last = fill.numel() > 0 ? fill.view({1, 1, -1}).expand({images, 1, -1})
+                                             : at::zeros({images, 1, x.size(2)}, x.options());
     return at::cat({x, last}, 1).index_select(1, at::where(from.lt(0), from.new_full({}, rows), from));
   }
   const at::Tensor source = x.contiguous();

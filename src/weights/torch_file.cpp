@@ -172,7 +172,8 @@ void TorchFile::collect(Pickle::Id id, const std::string& name, int depth, const
     case PickleKind::List:
     case PickleKind::Tuple: {
       const auto items = pickle_->items(value);
-      for (std::size_t i = 0; i < items.size(); ++i) collect(items[i], join(name, std::to_string(i)), depth + 1, storages);
+      for (std::size_t i = 0; i < items.size(); ++i)
+        collect(items[i], join(name, std::to_string(i)), depth + 1, storages);
       return;
     }
     case PickleKind::Tensor:

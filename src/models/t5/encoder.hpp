@@ -100,9 +100,9 @@ struct T5Encoder : nn::Module {
 void init_t5(T5Encoder& model, at::Generator& generator);
 
 /// A transformers folder: config.json and weights of any format and number of shards (weights/weights.hpp); a float16
-/// model prefers the folder's fp16 variant. Keys of a decoder are left aside; encoder.embed_tokens.weight is taken where
-/// shared.weight is not there. The module is made on `device` as `type` and filled tensor by tensor: no second copy of
-/// the model is in memory at any time. Throws Error(Io | Data) before anything is copied.
+/// model prefers the folder's fp16 variant. Keys of a decoder are left aside; encoder.embed_tokens.weight is taken
+/// where shared.weight is not there. The module is made on `device` as `type` and filled tensor by tensor: no second
+/// copy of the model is in memory at any time. Throws Error(Io | Data) before anything is copied.
 std::unique_ptr<T5Encoder> load_t5(const Path& folder, at::ScalarType type = at::kFloat, at::Device device = at::kCPU);
 
 }  // namespace divergen::models

@@ -6,8 +6,8 @@
 #include "base/hash.hpp"
 #include "base/log.hpp"
 #include "lvis/dataset.hpp"
-#include "stages/common/shared_dataset.hpp"
 #include "stages/common/sharded.hpp"
+#include "stages/common/shared_dataset.hpp"
 #include "stages/filter/real_crops.hpp"
 #include "stages/filter/similarity.hpp"
 

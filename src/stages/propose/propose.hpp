@@ -2,9 +2,10 @@
 // Extra categories for category diversity (DiverGen §3.2): of a list of synsets, those that are far enough from every
 // category that is evaluated.
 //
-// Which similarity and bound DiverGen took is told in no text or code; its file's name says "filtered04". Found here: of
-// the 1,000 synsets of ImageNet-1K, 566 have a path similarity below 0.4 to every LVIS category, which is the paper's
-// number, and the first 250 of them in ImageNet's order are the published extra categories. So these are the defaults.
+// Which similarity and bound DiverGen took is told in no text or code; its file's name says "filtered04". Found here:
+// of the 1,000 synsets of ImageNet-1K, 566 have a path similarity below 0.4 to every LVIS category, which is the
+// paper's number, and the first 250 of them in ImageNet's order are the published extra categories. So these are the
+// defaults.
 
 #include <string>
 #include <vector>
