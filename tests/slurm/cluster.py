@@ -18,7 +18,7 @@ import tempfile
 import time
 
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "squeue", "unshare",
-            "nsenter")
+            "nsenter", "setpriv")
 NODES = ("n1", "n2")
 
 # cred_expire: how long a requeued job waits before it starts anew (two minutes by default).
@@ -132,8 +132,9 @@ class Cluster:
 
     def _start(self, name, *arguments, key=None):
         log = open(self.folder / f"{key or name}.console", "ab")
+        # Daemons do not outlive a test that is killed.
         self.processes[key or name] = subprocess.Popen(
-            [_program(name), *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
+            ["setpriv", "--pdeathsig", "KILL", _program(name), *map(str, arguments)], env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
             stderr=log, cwd="/", start_new_session=True)
         log.close()
 

@@ -6,6 +6,7 @@ makes the small world and the undisturbed run that the others compare with.
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ def main():
     if why:
         print(f"skipped: {why}")
         sys.exit(SKIPPED)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unittest then cleans up like after any error
     unittest.main(verbosity=2)
 
 
