@@ -1,7 +1,9 @@
 #include "mask/spans.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <type_traits>
 
 #include "mask/text.hpp"
 
@@ -104,8 +106,14 @@ class Bits {
     const std::uint64_t* p = &words_[static_cast<std::size_t>(left - x0_) * stride_] + (first - first_word_);
     const std::uint64_t* q =
         &other.words_[static_cast<std::size_t>(left - other.x0_) * other.stride_] + (first - other.first_word_);
-    for (std::int32_t x = left; x < right; ++x, p += stride_, q += other.stride_)
-      for (std::int32_t k = 0; k < end - first; ++k) sum += static_cast<std::uint64_t>(std::popcount(p[k] & q[k]));
+    // Most objects are less than 128 px high: loops of one and two steps are written out.
+    const auto count = [&](auto words) {
+      for (std::int32_t x = left; x < right; ++x, p += stride_, q += other.stride_)
+        for (std::int32_t k = 0; k < words; ++k) sum += static_cast<std::uint64_t>(std::popcount(p[k] & q[k]));
+    };
+    if (end - first == 1) count(std::integral_constant<std::int32_t, 1>());
+    else if (end - first == 2) count(std::integral_constant<std::int32_t, 2>());
+    else count(end - first);
     return sum;
   }
 
@@ -209,18 +217,30 @@ std::vector<double> iou_matrix(std::span<const Rle> a, std::span<const Rle> b, s
     column_bits[j].fill(columns[j]);
   }
   std::vector<double> out(a.size() * b.size());
-  Spans row;
-  Bits row_bits;
+  thread_local Spans row;
+  thread_local Bits row_bits;
+  thread_local std::vector<std::array<std::int32_t, 4>> boxes;
+  thread_local std::vector<std::uint32_t> near;
+  boxes.resize(b.size());
+  near.resize(b.size());
+  for (std::size_t j = 0; j < b.size(); ++j) boxes[j] = {columns[j].x0, columns[j].x1, columns[j].y0, columns[j].y1};
   for (std::size_t i = 0; i < a.size(); ++i) {
     to_spans(a[i], row);
-    row_bits.fill(row);
+    // Which boxes touch, without branches: which do cannot be foretold.
+    std::size_t count = 0;
     for (std::size_t j = 0; j < b.size(); ++j) {
-      const bool is_crowd = !crowd.empty() && crowd[j] != 0;
-      double& value = out[i * b.size() + j];
-      if (!touch(row, columns[j])) continue;
-      value = row.height != columns[j].height || row.width != columns[j].width
-                  ? -1
-                  : ratio(row_bits.intersection(column_bits[j]), row, columns[j], is_crowd);
+      const auto& [x0, x1, y0, y1] = boxes[j];
+      near[count] = static_cast<std::uint32_t>(j);
+      count += static_cast<unsigned>(std::min(x1, row.x1) > std::max(x0, row.x0)) &
+               static_cast<unsigned>(std::min(y1, row.y1) > std::max(y0, row.y0));
+    }
+    if (count > 0) row_bits.fill(row);
+    for (std::size_t n = 0; n < count; ++n) {
+      const std::size_t j = near[n];
+      out[i * b.size() + j] =
+          row.height != columns[j].height || row.width != columns[j].width
+              ? -1
+              : ratio(row_bits.intersection(column_bits[j]), row, columns[j], !crowd.empty() && crowd[j] != 0);
     }
   }
   return out;
