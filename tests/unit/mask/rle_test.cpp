@@ -102,6 +102,16 @@ TEST(rle, EncodesAndDecodesLikeThePlainWay) {
   }
 }
 
+// Found by fuzz.rle: a mask of a picture without pixels handed memset a null pointer.
+TEST(rle, APictureWithoutPixelsDecodesToNothing) {
+  for (const auto& [height, width] : {std::pair<std::int64_t, std::int64_t>{26, 0}, {0, 26}, {0, 0}}) {
+    const Rle empty = from_text("", height, width);
+    EXPECT_TRUE(decode(empty).empty());
+    EXPECT_EQ(area(empty), 0);
+    EXPECT_EQ(area(encode({}, height, width)), 0);
+  }
+}
+
 TEST(rle, AreaAndBoxAreThoseOfThePlainWay) {
   Rng rng(2);
   for (int trial = 0; trial < kTrials; ++trial) {
