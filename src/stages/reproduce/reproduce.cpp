@@ -72,10 +72,19 @@ class Maker {
   Reproduction make(std::size_t entry) {
     const store::Instance kept = library_.read(entry);
     const std::size_t row = planned_row(kept);
-    store::Table pictures = make_pictures(plan_, {row, row + 1}, generator(kept), batch_);
-    const auto picture = image::decode(pictures.heap(0), image::Channels::Rgb);
-    const store::Table masks = make_masks(pictures, annotator(), annotate_batch(plan_));
-    const auto mask = image::decode(masks.heap(0), image::Channels::Grey);
+    models::TextToImage& model = generator(kept);
+    // Bits may depend on the place in a batch (matrix kernels treat their last rows in another way): the whole batches
+    // that the item was in are made again, of the annotator and, for its pictures, of the generator.
+    const Plan::Range shard = shard_of(row);
+    const auto annotated = static_cast<std::size_t>(annotate_batch(plan_)), made = static_cast<std::size_t>(batch_);
+    const std::size_t size = shard.last - shard.first, place = row - shard.first;
+    const std::size_t group = place / annotated * annotated, group_end = std::min(size, group + annotated);
+    const std::size_t first = group / made * made, last = std::min(size, (group_end + made - 1) / made * made);
+    const store::Table pictures = make_pictures(plan_, {shard.first + first, shard.first + last}, model, batch_);
+    const store::Table masks = make_masks(rows_of(pictures, group - first, group_end - first), annotator(),
+                                          static_cast<std::int64_t>(annotated));
+    const auto picture = image::decode(pictures.heap(place - first), image::Channels::Rgb);
+    const auto mask = image::decode(masks.heap(place - group), image::Channels::Grey);
     const auto old = image::decode(kept.png, image::Channels::Rgba);
     DIVERGEN_CHECK(picture.image && mask.image && old.image, picture.problem, mask.problem, old.problem);
     const CutOut cut = cut_out(*picture.image, *mask.image, static_cast<int>(context_.config.pool.alpha_threshold));
@@ -105,6 +114,25 @@ class Maker {
       not_the_same("the seed", to_hex(plan_.seed[found->second]), to_hex(kept.seed));
     if (planned != prompt) not_the_same("the prompt", cat("'", planned, "'"), cat("'", prompt, "'"));
     return found->second;
+  }
+
+  Plan::Range shard_of(std::size_t row) const {
+    for (std::size_t s = 0; s < plan_.shards(); ++s)
+      if (const Plan::Range range = plan_.shard(s); row >= range.first && row < range.last) return range;
+    DIVERGEN_CHECK(false, row);
+    return {};
+  }
+
+  /// What the annotator reads of some rows of a table of pictures.
+  static store::Table rows_of(const store::Table& pictures, std::size_t first, std::size_t last) {
+    const auto& ids = pictures.get<std::uint64_t>("item_id");
+    store::Table out(pictures.format(), pictures.version());
+    out.add("item_id", std::vector(ids.begin() + static_cast<std::ptrdiff_t>(first),
+                                   ids.begin() + static_cast<std::ptrdiff_t>(last)));
+    std::vector<std::string> heap;
+    for (std::size_t i = first; i < last; ++i) heap.emplace_back(pictures.heap(i));
+    out.set_heap(heap);
+    return out;
   }
 
   /// The model that made it, after its weights and settings were found to be the same.

@@ -16,6 +16,7 @@ struct ReproduceOptions {
   std::int64_t count = 0;          // without items: so many, spread evenly over the library
 };
 
+/// An instance is made within the batches that it was made in.
 /// Collective; the ranks share out the instances. Rank 0 prints one JSON object on stdout. Equal means equal bytes on
 /// the same kind of device (design §3.1); elsewhere the differences tell how far off it is. Throws Error(Usage) for an
 /// id that is not in the library, Error(Data) when weights, settings or plan are not those of the instance, or when an
