@@ -56,6 +56,17 @@ TEST(hostile, CountsThatDoNotFit) {
   EXPECT_EQ(from_counts({5, 7}, 3, 4).counts.size(), 2U);
 }
 
+TEST(hostile, PicturesWithoutPixels) {
+  for (const auto& [height, width] : std::vector<std::array<std::int64_t, 2>>{{0, 63}, {63, 0}, {0, 0}}) {
+    const Rle rle = from_text("00", height, width);
+    EXPECT_TRUE(decode(rle).empty());
+    EXPECT_EQ(area(encode({}, height, width)), 0U);
+    EXPECT_EQ(bounding_box(rle), (std::array<double, 4>{0, 0, 0, 0}));
+    EXPECT_EQ(iou(rle, rle), 0.0);
+    EXPECT_EQ(area(from_polygon(std::vector<double>{0, 0, 5, 0, 5, 5}, height, width)), 0U);
+  }
+}
+
 TEST(hostile, PolygonsOutOfThisWorld) {
   for (const double bad :
        {1e300, -1e9, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()})
