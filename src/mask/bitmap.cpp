@@ -117,7 +117,6 @@ void decode_columns(const Rle& rle, std::span<std::uint8_t> out) {
 void decode_into(const Rle& rle, std::span<std::uint8_t> out) {
   DIVERGEN_CHECK(static_cast<std::int64_t>(out.size()) == rle.height * rle.width);
   if (out.empty()) return;
-  if (out.empty()) return;
   std::memset(out.data(), 0, out.size());
   thread_local Spans spans;
   thread_local std::vector<std::uint8_t> columns;
