@@ -105,7 +105,6 @@ Rle encode_columns(std::span<const std::uint8_t> bitmap, std::int64_t height, st
 void decode_columns(const Rle& rle, std::span<std::uint8_t> out) {
   DIVERGEN_CHECK(static_cast<std::int64_t>(out.size()) == rle.height * rle.width);
   if (out.empty()) return;  // memset does not take the null pointer of a picture without pixels
-  if (out.empty()) return;
   std::memset(out.data(), 0, out.size());
   std::size_t at = 0;
   for (std::size_t i = 0; i < rle.counts.size(); ++i) {
