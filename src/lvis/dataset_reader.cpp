@@ -133,7 +133,7 @@ class AnnotationPiece {
     } else if (field_ == "id") id_ = scanner.integer(), seen_ |= 1;
     else if (field_ == "image_id") image_ = scanner.integer(), seen_ |= 2;
     else if (field_ == "category_id") category_ = scanner.integer(), seen_ |= 4;
-    else if (field_ == "bbox") box(scanner), seen_ |= 8;
+    else if (field_ == "bbox") read_box(scanner, box_), seen_ |= 8;
     else if (field_ == "area") area_ = scanner.number(), seen_ |= 16;
     else if (field_ == "iscrowd") flag(scanner, Annotations::kCrowd);
     else if (field_ == "ignore") flag(scanner, Annotations::kIgnore);
@@ -142,16 +142,6 @@ class AnnotationPiece {
 
   void flag(Scanner& scanner, std::uint8_t bit) {
     flags_ = static_cast<std::uint8_t>(scanner.truth() ? flags_ | bit : flags_ & ~bit);
-  }
-
-  void box(Scanner& scanner) {
-    std::size_t n = 0;
-    if (!scanner.take('[')) scanner.refuse("it is not four numbers");
-    for (bool first = true; scanner.next_element(first); ++n) {
-      if (n == 4) scanner.refuse("it is not four numbers");
-      box_[n] = scanner.number();
-    }
-    if (n != 4) scanner.refuse("it is not four numbers");
   }
 
   void segmentation(Scanner& scanner) {

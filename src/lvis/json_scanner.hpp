@@ -3,6 +3,7 @@
 // takes and refuses (tests/fuzz compares the two), but for two things: values nested more than kDepth deep, and numbers
 // that no double can hold, are refused.
 
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -87,5 +88,16 @@ class Scanner {
 
 /// A string's inside with its escapes resolved. Throws Malformed.
 std::string unescape(std::string_view raw);
+
+/// A list of exactly four numbers: a box, of a truth or of a detection.
+inline void read_box(Scanner& scanner, std::array<double, 4>& box) {
+  std::size_t n = 0;
+  if (!scanner.take('[')) scanner.refuse("it is not four numbers");
+  for (bool first = true; scanner.next_element(first); ++n) {
+    if (n == 4) scanner.refuse("it is not four numbers");
+    box[n] = scanner.number();
+  }
+  if (n != 4) scanner.refuse("it is not four numbers");
+}
 
 }  // namespace divergen::lvis

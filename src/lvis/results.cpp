@@ -75,7 +75,7 @@ class ResultsPiece {
     if (field_ == "image_id") image_ = scanner.integer(), seen_ |= kImage;
     else if (field_ == "category_id") category_ = scanner.integer(), seen_ |= kCategory;
     else if (field_ == "score") score(scanner);
-    else if (field_ == "bbox" && format_.has_boxes) box(scanner), seen_ |= kBox;
+    else if (field_ == "bbox" && format_.has_boxes) read_box(scanner, box_), seen_ |= kBox;
     else if (field_ == "segmentation" && needs_masks()) segmentation(scanner);
     else scanner.skip_value();
   }
@@ -96,16 +96,6 @@ class ResultsPiece {
     if (!scanner.is_number()) return scanner.skip_value();  // whether that matters is seen later
     score_ = scanner.number();
     seen_ |= kScore;
-  }
-
-  void box(Scanner& scanner) {
-    std::size_t n = 0;
-    if (!scanner.take('[')) scanner.refuse("it is not four numbers");
-    for (bool first = true; scanner.next_element(first); ++n) {
-      if (n == 4) scanner.refuse("it is not four numbers");
-      box_[n] = scanner.number();
-    }
-    if (n != 4) scanner.refuse("it is not four numbers");
   }
 
   void segmentation(Scanner& scanner) {
