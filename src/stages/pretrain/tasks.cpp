@@ -21,6 +21,7 @@ void read_options(Reader& r, PretrainOptions& o) {
   r.key("beta2", o.beta2, "AdamW's second decay", {0, 1});
   r.key("clip_norm", o.clip_norm, "largest gradient norm", {0, 1e9});
   r.key("ema", o.ema, "decay of the averaged weights", {0, 1});
+  r.key("precision", o.precision, "of the forward and backward pass", {"fp32", "bf16"});
   r.key("seed", seed, "of weights, pictures and noise", {0, 9e18});
   r.key("log_every", o.log_every, "steps between log lines", {1, 1e9});
   r.key("save_every", o.save_every, "steps between checkpoints", {1, 1e9});

@@ -11,6 +11,7 @@
 
 #include "base/log.hpp"
 #include "nn/adamw.hpp"
+#include "nn/amp.hpp"
 #include "nn/ema.hpp"
 #include "nn/lr_schedule.hpp"
 #include "nn/tensor_io.hpp"
@@ -140,6 +141,11 @@ PretrainResult pretrain(PretrainTask& task, const PretrainOptions& options, cons
   const auto batch_of = [&](std::int64_t i) {
     return task.make_batch(Rng(derive_seed(options.seed, "batch", {static_cast<std::uint64_t>(i)})), options.batch);
   };
+  const at::ScalarType precision = nn::precision_type(options.precision);
+  const auto loss_of = [&](const std::any& batch, std::int64_t i, std::map<std::string, at::Tensor>& now) {
+    const nn::Autocast half(c10::DeviceType::CPU, precision);
+    return task.loss(batch, derive_seed(options.seed, "step", {static_cast<std::uint64_t>(i)}), now);
+  };
   const auto with_average = [&](const std::function<void()>& action) {
     state.ema().swap_with(task.module());
     task.module().eval();
@@ -163,7 +169,7 @@ PretrainResult pretrain(PretrainTask& task, const PretrainOptions& options, cons
     if (i + 1 < options.iterations) next = std::async(std::launch::async, batch_of, i + 1);
     std::map<std::string, at::Tensor> now;
     state.optimizer().zero_grad();
-    const at::Tensor loss = task.loss(batch, derive_seed(options.seed, "step", {static_cast<std::uint64_t>(i)}), now);
+    const at::Tensor loss = loss_of(batch, i, now);
     loss.backward();
     now["loss"] = loss.detach();
     const double lr = schedule.at(i);

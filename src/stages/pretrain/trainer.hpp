@@ -26,7 +26,8 @@ struct PretrainOptions {
   double weight_decay = 0.01;
   double beta2 = 0.999;
   double clip_norm = 1.0;
-  double ema = 0.999;  // decay of the averaged weights, which are the result
+  double ema = 0.999;              // decay of the averaged weights, which are the result
+  std::string precision = "fp32";  // or bf16: of the forward and backward pass; weights, loss and optimizer are fp32
   std::uint64_t seed = 1;
   std::int64_t log_every = 50;
   std::int64_t save_every = 500;
