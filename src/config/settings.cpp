@@ -19,6 +19,11 @@ void read_run(Reader& r, RunSettings& s) {
   r.key("log_level", s.log_level, "lines below it are dropped", {"debug", "info", "warn", "error"});
   r.key("hook", s.hook, "shell command that is run at the end of every stage");
   r.key("mail", s.mail, "address that Slurm writes to when a job ends, fails or comes near its time limit");
+  r.key("fused", s.fused, "generate, annotate, filter and pool in one stage, without pictures and masks on the disk");
+  r.key("quarantine_after", s.quarantine_after, "shards that fail in a row on a rank before it claims no more",
+        {1, 1e6});
+  r.key("canary_minutes", s.canary_minutes, "between two checks that a rank still makes the same bits; 0: none",
+        {0, 1e6});
 }
 
 void read_data(Reader& r, DataSettings& s) {
@@ -49,6 +54,8 @@ void read_plan(Reader& r, PlanSettings& s) {
   r.key("extra_categories", s.extra_categories, "also generate categories outside the evaluated set");
   r.key("frequencies", s.frequencies, "r, c, f: evaluated categories to generate; empty: all");
   check_frequencies(r, "frequencies", s.frequencies);
+  r.key("retry_rejected", s.retry_rejected, "further samples of an item that failed or was rejected; 0: none",
+        {0, 1000});
   r.section("quota", [&](Reader& quota) { read_quota(quota, s.quota); });
 }
 

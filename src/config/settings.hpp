@@ -78,6 +78,7 @@ struct PlanSettings {
   bool extra_categories = true;          // also those outside the evaluated set
   std::vector<std::string> frequencies;  // of evaluated categories; empty: all
   QuotaSettings quota;
+  std::int64_t retry_rejected = 0;  // further samples of an item whose pictures failed or were rejected; 0: none
 };
 
 struct AnnotatorSettings {
@@ -193,8 +194,11 @@ struct RunSettings {
   std::int64_t ranks = 0;             // of a local run; 0: one a core
   std::int64_t threads_per_rank = 1;  // of LibTorch
   std::string log_level = "info";
-  std::string hook;  // shell command at the end of every stage (slurm/README.md: what it is told)
-  std::string mail;  // address that Slurm writes to
+  std::string hook;                   // shell command at the end of every stage (slurm/README.md: what it is told)
+  std::string mail;                   // address that Slurm writes to
+  bool fused = false;                 // generate to pool shard by shard, without pictures and masks on the disk
+  std::int64_t quarantine_after = 3;  // shards that fail one after another on a rank before it claims no more
+  std::int64_t canary_minutes = 60;   // between two looks whether a rank still makes the same bits; 0: none
 };
 
 struct RunConfig {
