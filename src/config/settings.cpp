@@ -228,6 +228,7 @@ void read_train(Reader& r, TrainSettings& s) {
   r.key("self_copy_chance", s.self_copy_chance, "of a sample to get them", {0, 1});
   r.key("iterations", s.iterations, "optimizer steps", {1, kMany});
   r.key("batch", s.batch, "images of a step over all ranks", {1, 1e6});
+  r.key("accumulate", s.accumulate, "parts in which a rank computes its share of the batch: memory for time", {1, 1e6});
   r.key("lr", s.lr, "base learning rate", {0, 10});
   r.key("warmup", s.warmup, "steps of linear warm-up", {0, kMany});
   r.key("warmup_factor", s.warmup_factor, "share of the learning rate at the first step", {0, 1});
@@ -242,6 +243,14 @@ void read_train(Reader& r, TrainSettings& s) {
   r.key("ema", s.ema, "decay of the averaged weights; 0: none", {0, 1});
   r.key("checkpoint_every", s.checkpoint_every, "steps between checkpoints", {1, kMany});
   r.key("keep_checkpoints", s.keep_checkpoints, "newest checkpoints that stay", {1, 1000});
+  r.key("keep_every", s.keep_every, "checkpoints of every so many steps stay too; 0: none", {0, kMany});
+  r.key("compare_replicas", s.compare_replicas,
+        "steps between comparisons of the weights of all ranks; 0: at checkpoints", {0, kMany});
+  r.key("init_timeout", s.init_timeout,
+        "seconds that ranks wait for one another up to the first step, and while files are written; 0: for ever",
+        {0, 1e6});
+  r.key("step_timeout", s.step_timeout,
+        "seconds that ranks wait for one another in a step; then one is lost, and the job ends; 0: for ever", {0, 1e6});
   r.key("log_every", s.log_every, "steps between log lines", {1, kMany});
   r.key("loader_threads", s.loader_threads, "threads that make samples, each rank", {1, 256});
   r.key("loader_depth", s.loader_depth, "samples in work or waiting, each rank", {1, 4096});

@@ -162,7 +162,8 @@ struct TrainSettings {
   std::string self_copy = "off";  // objects of other training images: "also" | "instead" (semantics.md §7.8)
   double self_copy_chance = 1;    // of each sample
   std::int64_t iterations = 180000;
-  std::int64_t batch = 16;  // over all ranks
+  std::int64_t batch = 16;      // over all ranks
+  std::int64_t accumulate = 1;  // parts that a rank computes its share of the batch in, one after another
   double lr = 1e-4;
   std::int64_t warmup = 10000;
   double warmup_factor = 1e-4;
@@ -174,7 +175,10 @@ struct TrainSettings {
   bool activation_checkpointing = false;  // swin: blocks are computed again in backward
   bool channels_last = false;             // memory layout of the convolutions
   std::int64_t checkpoint_every = 5000;
-  std::int64_t keep_checkpoints = 2;
+  std::int64_t keep_checkpoints = 3;              // with the next two: reference/reliability.md §5
+  std::int64_t keep_every = 20000;                // and all of these steps; 0: none
+  std::int64_t compare_replicas = 500;            // steps between comparisons of the ranks' weights
+  double init_timeout = 300, step_timeout = 120;  // seconds, reliability.md §2; 0: wait for ever
   std::int64_t log_every = 20;
   std::int64_t loader_threads = 2;    // per rank
   std::int64_t loader_depth = 8;      // samples in work or waiting, per rank
