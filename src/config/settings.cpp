@@ -110,9 +110,21 @@ void read_generator(Reader& r, GeneratorSettings& s) {
 }
 
 void read_annotator(Reader& r, AnnotatorSettings& s) {
-  r.key("kind", s.kind, "how the object is cut out", {"sam_background"});
-  r.key("weights", s.weights, "SAM checkpoint (.pth, or .safetensors with its .json of sizes)");
-  r.key("margin", s.margin, "px of the prompted points from the corners", {0, 4096});
+  r.key("kind", s.kind, "how the object is cut out", annotator_kinds());
+  r.key("weights", s.weights,
+        "its checkpoint (.pth, .safetensors) or folder; SAM's with a config.json of sizes beside it");
+  r.key("margin", s.margin, "sam_background: px of the prompted points from the corners", {0, 4096});
+  r.key("clip", s.clip, "clipseg: CLIP ViT-B/16 (OpenAI's file or a folder), where weights has the decoder alone");
+  r.key("tokenizer", s.tokenizer, "clipseg: folder with merges.txt; empty: beside the weights, else filter.clip");
+  r.key("matting", s.matting, "clipseg: MatteFormer's weights, which refine the mask as X-Paste does; empty: none");
+  r.key("device", s.device, "what it runs on; auto: the rank's GPU where there is one", {"auto", "cpu", "cuda"});
+}
+
+void read_choice(Reader& r, AnnotatorSettings& s) {
+  r.key("choose_from", s.choose_from,
+        "names of [annotators.<name>]: of their masks the one is kept whose cut-out CLIP scores highest; empty: this "
+        "one");
+  r.key("choose_by", s.choose_by, "CLIP folder that scores the cut-outs; empty: filter.clip");
 }
 
 void read_filter(Reader& r, FilterSettings& s) {
@@ -279,6 +291,18 @@ void check_names(Reader& root, RunConfig& c) {
                     cat("[generators.", g.name, "] names the prompt source '", name, "', which is not there"),
                     near.empty() ? "add [prompts." + name + "]" : cat("did you mean '", near, "'?"));
       }
+  std::vector<std::string> annotators;
+  for (const auto& a : c.annotators) annotators.push_back(a.name);
+  std::set<std::string> chosen;
+  for (const auto& name : c.annotator.choose_from) {
+    if (std::find(annotators.begin(), annotators.end(), name) == annotators.end()) {
+      const std::string near = nearest_word(name, annotators);
+      root.refuse("annotator", cat("choose_from names the annotator '", name, "', which is not there"),
+                  near.empty() ? "add [annotators." + name + "]" : cat("did you mean '", near, "'?"));
+    }
+    if (!chosen.insert(name).second)
+      root.refuse("annotator", cat("choose_from names '", name, "' twice"), "name each annotator once");
+  }
   std::vector<std::string> generators;
   for (const auto& g : c.generators) generators.push_back(g.name);
   std::set<std::string> names;
@@ -302,6 +326,20 @@ const std::vector<GeneratorKind>& generator_kinds() {
   return kinds;
 }
 
+const std::vector<std::string>& annotator_kinds() {
+  static const std::vector<std::string> kinds{"sam_background", "clipseg", "u2net", "ufo", "selfreformer", "full"};
+  return kinds;
+}
+
+std::vector<AnnotatorSettings> RunConfig::used_annotators() const {
+  if (annotator.choose_from.empty()) return {annotator};
+  std::vector<AnnotatorSettings> used;
+  for (const std::string& name : annotator.choose_from)
+    for (const AnnotatorSettings& one : annotators)
+      if (one.name == name) used.push_back(one);
+  return used;
+}
+
 RunConfig run_config_of(const Table& table) {
   RunConfig c;
   c.table = table;
@@ -321,7 +359,17 @@ RunConfig run_config_of(const Table& table) {
     c.generators.push_back({name});
     read_generator(r, c.generators.back());
   });
-  root.section("annotator", [&](Reader& r) { read_annotator(r, c.annotator); });
+  root.section("annotator", [&](Reader& r) {
+    read_annotator(r, c.annotator);
+    read_choice(r, c.annotator);
+  });
+  root.named_sections("annotators", [&](const std::string& name, Reader& r) {
+    c.annotators.push_back({name});
+    read_annotator(r, c.annotators.back());
+    if (!r.has("kind")) r.refuse("kind", "it is missing", "name the kind of each of [annotators.<name>]");
+    if (c.annotators.back().weights.empty() && c.annotators.back().kind != "full")
+      r.refuse("weights", "it is missing", "name the annotator's checkpoint or folder");
+  });
   root.section("filter", [&](Reader& r) { read_filter(r, c.filter); });
   root.section("pool", [&](Reader& r) { read_pool(r, c.pool); });
   root.section("augment", [&](Reader& r) { read_augment(r, c.augment); });

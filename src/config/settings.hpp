@@ -81,10 +81,24 @@ struct PlanSettings {
   std::int64_t retry_rejected = 0;  // further samples of an item whose pictures failed or were rejected; 0: none
 };
 
+/// Kinds of annotator; models::make_annotator makes them.
+const std::vector<std::string>& annotator_kinds();
+
+/// What cuts objects out: [annotator], and the alternatives [annotators.<name>] that it may choose from.
 struct AnnotatorSettings {
+  std::string name;  // of the section; empty: [annotator] itself
   std::string kind = "sam_background";
   Path weights;
-  std::int64_t margin = 0;  // px of the prompted corner points from the picture's corners
+  std::int64_t margin = 0;      // sam_background: px of the prompted corner points from the picture's corners
+  Path clip;                    // clipseg: CLIP ViT-B/16, where `weights` has the decoder alone
+  Path tokenizer;               // clipseg: folder with CLIP's merges.txt; empty: beside the weights, else filter.clip
+  Path matting;                 // clipseg: MatteFormer's weights; empty: the blurred prediction is the mask
+  std::string device = "auto";  // "auto": the rank's GPU where there is one
+
+  // [annotator] alone: X-Paste keeps, of several annotators' masks, the one whose cut-out CLIP finds most like the
+  // category (reference/semantics.md §4.1, §6).
+  std::vector<std::string> choose_from;  // names of [annotators.<name>]; empty: [annotator] is the only one
+  Path choose_by;                        // the CLIP folder that scores the cut-outs; empty: filter.clip
 };
 
 struct FilterSettings {
@@ -214,12 +228,16 @@ struct RunConfig {
   std::vector<PromptSettings> prompts;
   std::vector<GeneratorSettings> generators;
   AnnotatorSettings annotator;
+  std::vector<AnnotatorSettings> annotators;  // [annotators.<name>], which annotator.choose_from names
   FilterSettings filter;
   PoolSettings pool;
   AugmentSettings augment;
   DetectorSettings detector;
   std::vector<TrainSettings> trainings;  // [[trainings]], each over the values of [train]
   EvaluateSettings evaluate;
+
+  /// The annotators that the run uses: those of annotator.choose_from in that order, or [annotator] alone.
+  std::vector<AnnotatorSettings> used_annotators() const;
 
   Table table;                // as read, with origins
   std::vector<KeyInfo> keys;  // every key there is, for documentation

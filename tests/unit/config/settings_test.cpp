@@ -56,6 +56,35 @@ TEST(Settings, AnUnknownKeyNamesTheNearestAndItsLine) {
   EXPECT_NE(text.find("study.toml:4"), std::string::npos) << text;
 }
 
+TEST(Settings, TheAnnotatorMayChooseFromSeveral) {
+  const test::TemporaryFolder folder;
+  const Path file = folder / "study.toml";
+  const auto with = [&](const std::string& text) {
+    std::ofstream(file) << "[run]\ndir = \"runs/x\"\n" << text;
+    return read_run_config(file);
+  };
+  const std::string two =
+      "[annotators.small]\nkind = \"u2net\"\nweights = \"u2netp.pth\"\n[annotators.all]\nkind = \"full\"\n";
+
+  const RunConfig several = with(two + "[annotator]\nchoose_from = [\"all\", \"small\"]\n");
+  ASSERT_EQ(several.used_annotators().size(), 2u);
+  EXPECT_EQ(several.used_annotators()[0].kind, "full");
+  EXPECT_EQ(several.used_annotators()[1].weights, "u2netp.pth");
+  const RunConfig one = with(two + "[annotator]\nweights = \"sam.pth\"\n");
+  ASSERT_EQ(one.used_annotators().size(), 1u);
+  EXPECT_EQ(one.used_annotators()[0].kind, "sam_background");
+
+  const auto refused = [&](const std::string& text, const std::string& says) {
+    const std::string message = message_of([&] { with(text); });
+    EXPECT_NE(message.find(says), std::string::npos) << message;
+  };
+  refused(two + "[annotator]\nchoose_from = [\"smal\"]\n", "did you mean 'small'");
+  refused(two + "[annotator]\nchoose_from = [\"all\", \"all\"]\n", "'all' twice");
+  refused("[annotators.x]\nweights = \"a\"\n", "annotators.x.kind");
+  refused("[annotators.x]\nkind = \"ufo\"\n", "annotators.x.weights");
+  refused("[annotators.x]\nkind = \"u3net\"\nweights = \"a\"\n", "u2net");
+}
+
 TEST(Settings, ReferencesBetweenSectionsAreChecked) {
   const auto with = [&](const std::string& override) {
     return message_of([&] { read_run_config(source("configs/mini.toml"), {override}); });
