@@ -39,6 +39,7 @@ json to_json(const StageRecord& record) {
           {"items", record.items},
           {"rejected", record.rejected},
           {"ranks", ranks},
+          {"item_seconds", {{"bins", record.item_seconds.bins()}, {"sum", record.item_seconds.sum()}}},
           {"figures", record.figures}};
 }
 
@@ -53,6 +54,9 @@ StageRecord from_json(const json& from) {
     record.ranks.push_back(
         {r.at("rank"), r.at("host"), r.at("items"), r.at("busy_seconds"), r.at("start"), r.at("end")});
   }
+  if (const auto times = from.find("item_seconds"); times != from.end())  // absent in records of earlier versions
+    record.item_seconds =
+        LogHistogram::from_bins(times->at("bins").get<std::vector<std::pair<int, std::int64_t>>>(), times->at("sum"));
   record.figures = from.at("figures").get<std::map<std::string, double>>();
   return record;
 }

@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "base/fs.hpp"
+#include "base/histogram.hpp"
 
 namespace divergen::stages {
 
@@ -46,7 +47,8 @@ struct StageRecord {
   std::int64_t items = 0;                        // of this stage in all, also those made by earlier starts
   std::map<std::string, std::int64_t> rejected;  // reason -> number
   std::vector<RankShare> ranks;                  // of the last start
-  std::map<std::string, double> figures;         // anything else worth a number: "bytes", "images_per_second"
+  LogHistogram item_seconds;              // seconds an item, one entry a shard made (its mean); of the last start
+  std::map<std::string, double> figures;  // anything else worth a number: "bytes", "images_per_second"
 };
 
 class RunDirectory {

@@ -117,6 +117,7 @@ std::vector<std::size_t> open_shards(const RunContext& context, const ShardedSta
 /// What one rank did, and how it ended.
 struct Work {
   RankShare share;
+  LogHistogram item_seconds;
   Tally tally;
   bool stopped = false;
   std::exception_ptr error;
@@ -127,6 +128,7 @@ std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, st
   const double start = epoch_seconds();
   if (work.share.start == 0) work.share.start = start;
   store::Table table = stage.make(index);
+  const double made = epoch_seconds() - start;
   table.attributes["stage"] = stage.name;
   table.attributes["shard"] = std::to_string(index);
   table.attributes["fingerprint"] = stage.fingerprint;
@@ -139,6 +141,7 @@ std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, st
   work.share.items += stage.items(index);
   work.share.end = epoch_seconds();
   work.share.busy_seconds += work.share.end - start;
+  work.item_seconds.add(made / static_cast<double>(std::max<std::int64_t>(stage.items(index), 1)));
   std::int64_t rejected = 0;
   for (const auto& [reason, count] : rejected_of(table.attributes)) rejected += count;
   return rejected;
@@ -187,9 +190,16 @@ json to_json(const Work& work, const Tally& checked) {
   Tally sum = checked;
   add(sum.rejected, work.tally.rejected);
   sum.bytes += work.tally.bytes;
-  return {{"rank", work.share.rank},         {"host", work.share.host},   {"items", work.share.items},
-          {"busy", work.share.busy_seconds}, {"start", work.share.start}, {"end", work.share.end},
-          {"rejected", sum.rejected},        {"bytes", sum.bytes}};
+  return {{"rank", work.share.rank},
+          {"host", work.share.host},
+          {"items", work.share.items},
+          {"busy", work.share.busy_seconds},
+          {"start", work.share.start},
+          {"end", work.share.end},
+          {"rejected", sum.rejected},
+          {"bytes", sum.bytes},
+          {"item_seconds", work.item_seconds.bins()},
+          {"item_seconds_sum", work.item_seconds.sum()}};
 }
 
 /// Seconds of all starts with this fingerprint: one line for each start that ended in order.
@@ -234,6 +244,8 @@ StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>&
     share.start = entry.at("start");
     share.end = entry.at("end");
     record.ranks.push_back(share);
+    record.item_seconds.merge(LogHistogram::from_bins(
+        entry.at("item_seconds").get<std::vector<std::pair<int, std::int64_t>>>(), entry.at("item_seconds_sum")));
     add(record.rejected, entry.at("rejected").get<Counts>());
     bytes += entry.at("bytes").get<double>();
   }
