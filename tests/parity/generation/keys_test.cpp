@@ -12,6 +12,7 @@
 #include "models/sam/sam.hpp"
 #include "models/t5/encoder.hpp"
 #include "support/fixtures_torch.hpp"
+#include "support/published_configs.hpp"
 #include "weights/key_maps.hpp"
 
 namespace divergen::models {
@@ -103,40 +104,6 @@ Table mapped(const Table& table, const std::string& map) {
 class KeyTables : public testing::Test {
   nn::NewTensors meta_{at::TensorOptions().dtype(at::kFloat).device(at::kMeta)};
 };
-
-// The published configuration files, as far as they decide names and shapes (reference/generation.md §2).
-
-ModelConfig sd15_unet() {
-  return {
-      {{"act_fn", "silu"},
-       {"attention_head_dim", 8},
-       {"block_out_channels", {320, 640, 1280, 1280}},
-       {"cross_attention_dim", 768},
-       {"down_block_types", {"CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"}},
-       {"in_channels", 4},
-       {"layers_per_block", 2},
-       {"norm_eps", 1e-5},
-       {"norm_num_groups", 32},
-       {"out_channels", 4},
-       {"sample_size", 64},
-       {"up_block_types", {"UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"}}},
-      "Stable Diffusion v1.5, unet"};
-}
-
-ModelConfig sd15_vae() {
-  return {
-      {{"act_fn", "silu"},
-       {"block_out_channels", {128, 256, 512, 512}},
-       {"down_block_types", {"DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"}},
-       {"in_channels", 3},
-       {"latent_channels", 4},
-       {"layers_per_block", 2},
-       {"norm_num_groups", 32},
-       {"out_channels", 3},
-       {"sample_size", 512},
-       {"up_block_types", {"UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"}}},
-      "Stable Diffusion v1.5, vae"};
-}
 
 }  // namespace
 
