@@ -134,7 +134,10 @@ void read_filter(Reader& r, FilterSettings& s) {
   r.key("min_clip_score", s.min_clip_score, "CLIP-score bar, logits", {-1000, 1000});
   r.key("min_area", s.min_area, "least share of the frame covered by the mask", {0, 1});
   r.key("max_area", s.max_area, "largest share of the frame covered by the mask", {0, 1});
-  r.key("crop_padding", s.crop_padding, "px of blurred surroundings around a real crop", {0, 4096});
+  r.key("crop_padding", s.crop_padding, "px of surroundings around a real crop", {0, 4096});
+  r.key("crop_shape", s.crop_shape,
+        "of a real crop: its mask's box and crop_padding, or a square around that box alone", {"box", "square"});
+  r.key("crop_fill", s.crop_fill, "what a real crop's surroundings become", {"blur", "white", "black", "none"});
   r.key("crops_per_category", s.crops_per_category, "at most so many real crops; 0: all", {0, kMany});
   r.key("batch", s.batch, "pictures of one CLIP pass", {1, 4096});
   if (s.min_area > s.max_area) r.refuse("min_area", "it is above max_area", "lower it");
@@ -238,6 +241,10 @@ void read_train(Reader& r, TrainSettings& s) {
   r.key("self_copy", s.self_copy, "objects of other training images: not, on top of the pool's, or in their place",
         {"off", "also", "instead"});
   r.key("self_copy_chance", s.self_copy_chance, "of a sample to get them", {0, 1});
+  r.key("mask_format", s.mask_format,
+        "targets of the mask head: sampled from masks, or polygons drawn in each box (the published baselines; no "
+        "pasting)",
+        {"bitmask", "polygon"});
   r.key("iterations", s.iterations, "optimizer steps", {1, kMany});
   r.key("batch", s.batch, "images of a step over all ranks", {1, 1e6});
   r.key("accumulate", s.accumulate, "parts in which a rank computes its share of the batch: memory for time", {1, 1e6});
@@ -310,6 +317,9 @@ void check_names(Reader& root, RunConfig& c) {
     if (t.name.empty()) root.refuse("trainings", "one of them has no name", "give each [[trainings]] a name");
     if (!names.insert(t.name).second)
       root.refuse("trainings", cat("two are named '", t.name, "'"), "give each a name of its own");
+    if (t.mask_format == "polygon" && (t.use_pool || t.self_copy != "off"))
+      root.refuse("trainings", cat("'", t.name, "' pastes objects, and mask_format = \"polygon\" cannot hold them"),
+                  "use mask_format = \"bitmask\", or use_pool = false and self_copy = \"off\"");
     for (const auto& name : t.pool_generators)
       if (std::find(generators.begin(), generators.end(), name) == generators.end())
         root.refuse("trainings", cat("'", t.name, "' names the generator '", name, "', which is not there"),

@@ -108,7 +108,9 @@ struct FilterSettings {
   double min_clip_score = 0.0;            // bar of a category = min(this, best - tolerance)
   double min_area = 0.0, max_area = 1.0;  // share of the frame that the mask covers
   std::int64_t crop_padding = 40;         // px around a real crop (semantics.md §5)
-  std::int64_t crops_per_category = 0;    // at most so many real crops; 0: all
+  // "box" | "square"; "blur" | "white" | "black" | "none": the crop script's other modes and fills (semantics.md §5.1)
+  std::string crop_shape = "box", crop_fill = "blur";
+  std::int64_t crops_per_category = 0;  // at most so many real crops; 0: all
   std::int64_t batch = 64;
 };
 
@@ -175,6 +177,8 @@ struct TrainSettings {
   std::int64_t pool_per_category = 0;         // at most so many a category; 0: all
   std::string self_copy = "off";  // objects of other training images: "also" | "instead" (semantics.md §7.8)
   double self_copy_chance = 1;    // of each sample
+  // "bitmask" | "polygon": what targets of the mask head are made of (semantics.md, note 32); polygons cannot be pasted
+  std::string mask_format = "bitmask";
   std::int64_t iterations = 180000;
   std::int64_t batch = 16;      // over all ranks
   std::int64_t accumulate = 1;  // parts that a rank computes its share of the batch in, one after another
