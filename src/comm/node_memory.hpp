@@ -18,15 +18,16 @@ namespace divergen::comm {
 
 class NodeMemory {
  public:
-  /// Collective. `bytes` counts on the first rank of each node, which is the filler. Throws Error(Io | NoSpace | Comm)
-  /// on all ranks alike.
-  NodeMemory(World& world, std::size_t bytes);
+  enum class Access { ReadOnly, All };  // of ranks other than the filler
+  /// Collective. `bytes` counts on the first rank of each node, which is the filler. `group`: each so many neighbouring
+  /// ranks of a node share, instead of all (0). Throws Error(Io | NoSpace | Comm) on all ranks alike.
+  NodeMemory(World& world, std::size_t bytes, Access access = Access::ReadOnly, int group = 0);
   ~NodeMemory();
   NodeMemory(NodeMemory&& other) noexcept;
   NodeMemory& operator=(NodeMemory&&) = delete;
 
   bool is_filler() const { return is_filler_; }
-  /// Writable on the filler alone.
+  /// Writable on the filler alone, unless all may write (they order that among themselves).
   std::span<std::byte> bytes() const { return {data_, size_}; }
 
  private:

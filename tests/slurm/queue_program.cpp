@@ -29,7 +29,7 @@ std::chrono::microseconds duration_of(std::int64_t item, std::int64_t mean) {
 int run(comm::World& world, std::int64_t items, std::int64_t mean) {
   std::vector<std::int64_t> done(static_cast<std::size_t>(items), 0);
   std::vector<std::int64_t> share(static_cast<std::size_t>(world.size()), 0);
-  comm::WorkQueue queue(world, items, 8);
+  comm::WorkQueue queue(world, items, {.largest_claim = 8});
   comm::Progress progress(world, "synthetic", items, 0);
   while (const auto claim = queue.claim())
     for (std::int64_t i = claim.first; i < claim.first + claim.count; ++i) {

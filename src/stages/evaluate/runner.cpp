@@ -37,7 +37,8 @@ class Runner {
         detector_(detector),
         device_(device),
         input_(input),
-        queue_(context.world, static_cast<std::int64_t>(input.batches.size())) {
+        queue_(context.world, static_cast<std::int64_t>(input.batches.size()),
+               {.may_return = false}) {  // the next batch is claimed before this one is through
     share_.rank = context.world.rank();
     share_.host = context.world.host();
     committed_ = progress_ = epoch_seconds();
@@ -96,7 +97,8 @@ class Runner {
     });
   }
 
-  /// The queue gives batches in order, so that rank 0 sees from its own claims how far all are.
+  /// The queue gives batches in order (on several nodes nearly so), so that rank 0 sees from its own claims how far all
+  /// are.
   void report(std::int64_t claimed) {
     const double now = epoch_seconds();
     if (!context_.world.is_root() || now - progress_ < kProgressSeconds) return;
