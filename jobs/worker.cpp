@@ -13,6 +13,7 @@
 #include "base/stop.hpp"
 #include "base/text.hpp"
 #include "base/walltime.hpp"
+#include "comm/watchdog.hpp"
 #include "stages/annotate/annotate.hpp"
 #include "stages/common/context.hpp"
 #include "stages/common/watch.hpp"
@@ -90,6 +91,7 @@ void run_stage(const Options& o, comm::World& world, LeaveGuard& guard) {
   log::init({world.rank(), (dir.root() / "logs" / cat(label, ".rank-", world.rank(), ".log")).string(),
              level_of(config.run.log_level)});
   at::set_num_threads(static_cast<int>(config.run.threads_per_rank));
+  const comm::Watchdog watchdog(world, dir.root() / "logs", label);
   start_job_clock(world);
   // Rank 0 alone looks for the stop file and writes what others watch: the ranks of a large job would flood the file
   // system with it. One rank that stops is enough.

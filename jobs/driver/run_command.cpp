@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
+#include "comm/watchdog.hpp"
 #include "driver/commands.hpp"
 #include "driver/launch.hpp"
 #include "driver/steps.hpp"
@@ -77,7 +78,10 @@ Launch launch_of(const Options& o, const config::RunConfig& config, const Step& 
   return launch;
 }
 
-int explain(const std::string& label, int code) {
+int explain(const stages::RunDirectory& dir, const std::string& label, int code) {
+  // Ranks that were killed have said nothing; one that met the loss of another has said it itself.
+  if (code == exit_code(ErrorKind::Comm))
+    if (const auto words = comm::last_words(dir.root() / "logs", label)) log::error("stage ", label, ": ", *words);
   if (code == exit_code(ErrorKind::Stopped))
     log::warn("stopped early in stage ", label, "; run the same command again to continue");
   else
@@ -131,7 +135,7 @@ int run_stages(const Options& o, const std::string& stage) {
     log::info("[", i + 1, "/", steps.size(), "] ", steps[i].label());
     const int code = run(launch_of(o, config, steps[i]));
     call_hook(config, steps[i].label(), code);
-    if (code != 0) return explain(steps[i].label(), code);
+    if (code != 0) return explain(dir, steps[i].label(), code);
   }
   return stage == "run" ? make_report(config) : 0;
 }

@@ -26,6 +26,15 @@ Armed& armed() {
   return one;
 }
 
+std::atomic<std::int64_t> disarmed{0};  // so many times
+
+void pause() {
+  const std::int64_t before = disarmed;
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (disarmed == before && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
 bool arm_from_environment() {
   const char* text = std::getenv("DIVERGEN_FAULT");
   if (text == nullptr || *text == '\0') return false;
@@ -59,7 +68,7 @@ void reach(const char* point) {
       ::pause();
       break;
     case Action::Pause:
-      std::this_thread::sleep_for(std::chrono::seconds(10));
+      pause();
       break;
     case Action::Fail:
       fail_errno("a fault was asked for", point, EIO);
@@ -97,6 +106,9 @@ void arm(std::string_view text) {
   arm(parts[0], action, hit);
 }
 
-void disarm() { detail::is_armed = false; }
+void disarm() {
+  detail::is_armed = false;
+  ++disarmed;
+}
 
 }  // namespace divergen::fault

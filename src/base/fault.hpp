@@ -16,11 +16,12 @@ namespace divergen::fault {
 enum class Action {
   Kill,   // "kill": the process ends as by kill -9
   Fail,   // "fail": Error(Io) with EIO, once
-  Pause,  // "pause": sleeps 10 s, for signals from outside
+  Pause,  // "pause": sleeps 10 s or up to disarm(), for signals from outside
 };
 
 /// At the `hit`-th time (1: the first) that `point` is reached from now on. Replaces what was armed before.
 void arm(std::string point, Action action, std::int64_t hit = 1);
+/// Also ends a pause that is going on.
 void disarm();
 /// From the form "point:action[:hit]" of DIVERGEN_FAULT. Throws Error(Usage).
 void arm(std::string_view text);

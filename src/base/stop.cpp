@@ -4,6 +4,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/rank_record.hpp"
 #include "base/signals.hpp"
 
 namespace divergen {
@@ -94,6 +95,7 @@ void LeaveGuard::watch() {
     else log::warn("no time is left (", to_string(why), "): the work in hand is left, what was committed stays");
     if (before_leaving_ && why != StopReason::Warning) before_leaving_(to_string(why));
     log::flush();
+    rank_record().leave(Leaving::InOrder);
     ::_exit(exit_code(ErrorKind::Stopped));
   }
 }

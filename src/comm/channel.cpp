@@ -3,6 +3,7 @@
 #include <cstring>
 #include <exception>
 
+#include "base/rank_record.hpp"
 #include "comm/mpi_support.hpp"
 
 namespace divergen::comm {
@@ -17,21 +18,24 @@ Channel::~Channel() {
   MPI_Comm_free(&comm);
 }
 
-void Channel::sum(float* values, std::size_t count) {
-  if (size_ > 1) detail::ordered_sum(detail::to_comm(comm_), values, count);
+namespace {
+template <class T>
+void noted_sum(void* comm, T* values, std::size_t count) {
+  if (comm == nullptr) return;
+  const InCall note(Lane::Gradients, Call::GradientSum, count * sizeof(T));
+  detail::ordered_sum(detail::to_comm(comm), values, count);
 }
-void Channel::sum(double* values, std::size_t count) {
-  if (size_ > 1) detail::ordered_sum(detail::to_comm(comm_), values, count);
-}
-void Channel::sum(std::int32_t* values, std::size_t count) {
-  if (size_ > 1) detail::ordered_sum(detail::to_comm(comm_), values, count);
-}
-void Channel::sum(std::int64_t* values, std::size_t count) {
-  if (size_ > 1) detail::ordered_sum(detail::to_comm(comm_), values, count);
-}
+}  // namespace
+
+void Channel::sum(float* values, std::size_t count) { noted_sum(comm_, values, count); }
+void Channel::sum(double* values, std::size_t count) { noted_sum(comm_, values, count); }
+void Channel::sum(std::int32_t* values, std::size_t count) { noted_sum(comm_, values, count); }
+void Channel::sum(std::int64_t* values, std::size_t count) { noted_sum(comm_, values, count); }
 
 void Channel::broadcast(void* bytes, std::size_t count, int root) {
-  if (size_ > 1) detail::broadcast_bytes(detail::to_comm(comm_), bytes, count, root);
+  if (size_ == 1) return;
+  const InCall note(Lane::Gradients, Call::Broadcast, count);
+  detail::broadcast_bytes(detail::to_comm(comm_), bytes, count, root);
 }
 
 void Channel::all_gather(const void* bytes, std::size_t count, void* received) {
@@ -42,7 +46,9 @@ void Channel::all_gather(const void* bytes, std::size_t count, void* received) {
 }
 
 void Channel::barrier() {
-  if (size_ > 1) detail::sleeping_barrier(detail::to_comm(comm_));
+  if (size_ == 1) return;
+  const InCall note(Lane::Gradients, Call::Barrier);
+  detail::sleeping_barrier(detail::to_comm(comm_));
 }
 
 }  // namespace divergen::comm

@@ -11,6 +11,7 @@
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/rank_record.hpp"
 #include "comm/mpi_support.hpp"
 
 namespace divergen::comm {
@@ -92,15 +93,20 @@ World::~World() {
 }
 
 void World::barrier() {
-  if (size_ > 1) detail::sleeping_barrier(MPI_COMM_WORLD);
+  if (size_ == 1) return;
+  const InCall note(Lane::Main, Call::Barrier);
+  detail::sleeping_barrier(MPI_COMM_WORLD);
 }
 
 void World::broadcast(std::span<std::byte> bytes, int root) {
-  if (size_ > 1) detail::broadcast_bytes(MPI_COMM_WORLD, bytes.data(), bytes.size(), root);
+  if (size_ == 1) return;
+  const InCall note(Lane::Main, Call::Broadcast, bytes.size());
+  detail::broadcast_bytes(MPI_COMM_WORLD, bytes.data(), bytes.size(), root);
 }
 
 std::string World::broadcast_text(std::string text, int root) {
   if (size_ == 1) return text;
+  const InCall note(Lane::Main, Call::Broadcast, text.size());
   std::uint64_t length = text.size();
   detail::broadcast_bytes(MPI_COMM_WORLD, &length, sizeof(length), root);
   text.resize(length);
@@ -110,6 +116,7 @@ std::string World::broadcast_text(std::string text, int root) {
 
 std::vector<std::string> World::gather_texts(const std::string& text) {
   if (size_ == 1) return {text};
+  const InCall note(Lane::Main, Call::Gather, text.size());
   std::uint64_t mine = text.size();
   std::vector<std::uint64_t> lengths(is_root() ? static_cast<std::size_t>(size_) : 0);
   MPI_Request request;
@@ -143,12 +150,21 @@ std::vector<std::string> World::gather_texts(const std::string& text) {
   return all;
 }
 
-void World::sum(std::span<double> values) { detail::ordered_sum(MPI_COMM_WORLD, values.data(), values.size()); }
-void World::sum(std::span<float> values) { detail::ordered_sum(MPI_COMM_WORLD, values.data(), values.size()); }
-void World::sum(std::span<std::int64_t> values) { detail::ordered_sum(MPI_COMM_WORLD, values.data(), values.size()); }
+namespace {
+template <class T>
+void noted_sum(std::span<T> values) {
+  const InCall note(Lane::Main, Call::Sum, values.size_bytes());
+  detail::ordered_sum(MPI_COMM_WORLD, values.data(), values.size());
+}
+}  // namespace
+
+void World::sum(std::span<double> values) { noted_sum(values); }
+void World::sum(std::span<float> values) { noted_sum(values); }
+void World::sum(std::span<std::int64_t> values) { noted_sum(values); }
 
 std::int64_t World::max(std::int64_t value) {
   if (size_ == 1) return value;
+  const InCall note(Lane::Main, Call::Maximum, sizeof(value));
   std::int64_t most = value;
   MPI_Request request;
   check(MPI_Iallreduce(&value, &most, 1, MPI_INT64_T, MPI_MAX, MPI_COMM_WORLD, &request), "maximum");
@@ -172,6 +188,7 @@ void World::together(const std::function<void()>& action) {
 }
 
 void World::abort(int exit_code) {
+  rank_record().leave(Leaving::EndedJob);
   log::flush();
   std::fflush(nullptr);
   MPI_Abort(MPI_COMM_WORLD, exit_code);

@@ -6,12 +6,16 @@
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
+#include <map>
 #include <span>
 
 #include "base/error.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
+#include "base/rank_record.hpp"
+#include "base/text.hpp"
 #include "nn/mpi_backend.hpp"
 #ifdef DIVERGEN_HAVE_TORCH_CUDA
 #include "nn/nccl_backend.hpp"
@@ -78,6 +82,44 @@ std::vector<std::vector<std::size_t>> make_buckets(const std::vector<at::Tensor>
   return buckets;
 }
 
+#ifdef DIVERGEN_HAVE_TORCH_CUDA
+// The watchdog above NCCL comes first (comm/watchdog.cpp: a few seconds after the timeout), because it names the rank.
+double nccl_timeout(double seconds) {
+  constexpr double kLater = 30, kNever = 1e7;
+  return seconds > 0 ? seconds + kLater : kNever;
+}
+#endif
+
+std::vector<std::uint64_t> hashes_of(const std::vector<NamedTensor>& tensors) {
+  std::vector<std::uint64_t> out;
+  for (const NamedTensor& named : tensors) {
+    const at::Tensor values = named.tensor.detach().cpu().contiguous();
+    out.push_back(hash64({static_cast<const char*>(values.const_data_ptr()), values.nbytes()}));
+  }
+  return out;
+}
+
+// "rank 1 on node7, rank 4 on node8": those whose tensors are not those of most ranks. Collective.
+std::string deviating_ranks(const std::vector<std::uint64_t>& hashes, comm::World& world) {
+  const std::string fold =
+      to_hex(hash128({reinterpret_cast<const char*>(hashes.data()), hashes.size() * sizeof(hashes[0])}));
+  std::string text;
+  for (const std::string& one : world.gather_texts(cat(fold, " rank ", world.rank(), " on ", world.host())))
+    text += one + "\n";
+  std::vector<std::string> lines = split(world.broadcast_text(text), '\n');
+  std::erase(lines, "");
+  const auto fold_of = [](const std::string& line) { return line.substr(0, line.find(' ')); };
+  std::map<std::string, std::size_t> count;
+  for (const std::string& line : lines) ++count[fold_of(line)];
+  std::string most = fold_of(lines.front());
+  for (const auto& [one, ranks] : count)
+    if (2 * ranks > lines.size()) most = one;
+  std::string out;
+  for (const std::string& line : lines)
+    if (fold_of(line) != most) out += (out.empty() ? "" : ", ") + line.substr(line.find(' ') + 1);
+  return out;
+}
+
 }  // namespace
 
 struct DataParallel::Engine {
@@ -86,6 +128,8 @@ struct DataParallel::Engine {
   c10::intrusive_ptr<c10d::Backend> backend;
   c10::intrusive_ptr<c10d::ProcessGroup> group;
   std::unique_ptr<c10d::Reducer> reducer;
+  bool on_device = false;
+  std::optional<InCall> on_its_way;  // gradients that the device is still at
 
   Engine(comm::World& world, const std::vector<NamedTensor>& named, const std::vector<at::Tensor>& parameters,
          const DataParallelOptions& options);
@@ -98,7 +142,8 @@ DataParallel::Engine::Engine(comm::World& world_, const std::vector<NamedTensor>
   const at::Device device = parameters.front().device();
   if (device.is_cuda()) {
 #ifdef DIVERGEN_HAVE_TORCH_CUDA
-    backend = make_nccl_backend(world, device, options.timeout_seconds);
+    on_device = true;
+    backend = make_nccl_backend(world, device, nccl_timeout(options.timeout_seconds), options.dump_folder);
     group->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::NCCL);
 #else
@@ -147,7 +192,9 @@ DataParallel::DataParallel(Module& module, comm::World& world, const DataParalle
 DataParallel::~DataParallel() = default;
 
 void DataParallel::prepare_for_backward(const std::vector<at::Tensor>& losses) {
-  if (engine_) engine_->reducer->prepare_for_backward(losses);
+  if (!engine_) return;
+  if (engine_->on_device) engine_->on_its_way.emplace(Lane::Gradients, Call::GradientsOnDevice);
+  engine_->reducer->prepare_for_backward(losses);
 }
 
 void DataParallel::finish_backward() {
@@ -159,11 +206,7 @@ void DataParallel::finish_backward() {
 std::optional<std::string> DataParallel::differing_tensor() const {
   if (!engine_) return std::nullopt;
   const std::vector<NamedTensor> tensors = module_.named_tensors();
-  std::vector<std::uint64_t> mine;
-  for (const NamedTensor& named : tensors) {
-    const at::Tensor values = named.tensor.detach().cpu().contiguous();
-    mine.push_back(hash64({static_cast<const char*>(values.const_data_ptr()), values.nbytes()}));
-  }
+  const std::vector<std::uint64_t> mine = hashes_of(tensors);
   std::vector<std::uint64_t> root = mine;
   world_.broadcast(std::as_writable_bytes(std::span(root)));
   const auto first = std::mismatch(mine.begin(), mine.end(), root.begin()).first - mine.begin();
@@ -173,9 +216,24 @@ std::optional<std::string> DataParallel::differing_tensor() const {
 }
 
 void DataParallel::check_replicas() const {
-  if (const std::optional<std::string> name = differing_tensor())
-    fail(ErrorKind::Bug, {"the replicas of the model have drifted apart", *name, "its bits differ between ranks",
-                          "continue from the last checkpoint, and report it with the log"});
+  const std::optional<std::string> name = differing_tensor();
+  if (!name) return;
+  const std::string ranks = deviating_ranks(hashes_of(module_.named_tensors()), world_);
+  fail(ErrorKind::Bug, {"the replicas of the model have drifted apart", cat(*name, " of ", ranks),
+                        world_.size() == 2 ? "its bits are not those of rank 0; either may be the faulty one"
+                                           : "its bits are not those of the other ranks",
+                        "leave the node out if this comes again, and go on from the last checkpoint"});
+}
+
+void DataParallel::device_is_done() {
+  if (engine_) engine_->on_its_way.reset();
+}
+
+void DataParallel::set_timeout([[maybe_unused]] double seconds) {
+#ifdef DIVERGEN_HAVE_TORCH_CUDA
+  if (engine_ && engine_->on_device)
+    engine_->backend->setTimeout(std::chrono::milliseconds(static_cast<std::int64_t>(1000 * nccl_timeout(seconds))));
+#endif
 }
 
 void reduce_plain(Module& module, comm::World& world) {

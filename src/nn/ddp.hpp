@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fs.hpp"
 #include "comm/world.hpp"
 #include "nn/module.hpp"
 
@@ -32,8 +33,11 @@ struct DataParallelOptions {
   /// Gradients travel in buckets of about this size (DistributedDataParallel's default: 25 MiB). Results do not depend
   /// on it.
   std::int64_t bucket_bytes = std::int64_t{25} << 20;
-  /// After this long in one collective of NCCL a rank is taken for lost (PyTorch's default for NCCL: 10 min).
-  double timeout_seconds = 600;
+  /// After this long, and a little more, in one collective of NCCL the process ends (0: never): the second line behind
+  /// comm::Watchdog, which names the rank.
+  double timeout_seconds = 300;
+  /// Where NCCL's flight recorder leaves nccl-trace.<rank> when it comes to that; empty: PyTorch's default.
+  Path dump_folder;
 };
 
 class DataParallel {
@@ -54,10 +58,16 @@ class DataParallel {
   /// the gradients were cleared). Bit-identical from run to run for the same number of ranks (on CPUs).
   void finish_backward();
 
+  /// What finish_backward left to the device has been waited for. (Until then this rank stands in a collective.)
+  void device_is_done();
+  /// From now on for collectives of NCCL.
+  void set_timeout(double seconds);
+
   /// The first tensor (parameters and buffers, in state_dict order) whose bits differ between ranks; nothing when all
   /// replicas are equal. The same answer on all ranks. Collective; reads all of the model.
   std::optional<std::string> differing_tensor() const;
-  /// Throws Error(Bug) on all ranks when there is one. Collective.
+  /// Throws Error(Bug) on all ranks when there is one, naming it and the ranks that differ from most (from rank 0 where
+  /// there is no majority). Collective.
   void check_replicas() const;
 
  private:

@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <chrono>
+#include <cstdlib>
 
 #include "base/error.hpp"
 #include "base/hash.hpp"
@@ -68,9 +69,20 @@ c10::intrusive_ptr<c10d::Store> make_store(comm::World& world, std::chrono::mill
   return store;
 }
 
+// reference/reliability.md §2, row "c10d NCCL"; what the user's environment says goes before.
+void watch_collectives(const Path& dump_folder) {
+  const auto set = [](const char* name, const std::string& value) { ::setenv(name, value.c_str(), /*overwrite=*/0); };
+  set("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");  // a collective that fails or lasts too long ends the process
+  set("TORCH_NCCL_DUMP_ON_TIMEOUT", "1");       // after it has said which one
+  set("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000");  // collectives that the flight recorder remembers: PyTorch's advice
+  if (!dump_folder.empty()) set("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", (dump_folder / "nccl-trace.").string());
+}
+
 }  // namespace
 
-c10::intrusive_ptr<c10d::Backend> make_nccl_backend(comm::World& world, at::Device device, double timeout_seconds) {
+c10::intrusive_ptr<c10d::Backend> make_nccl_backend(comm::World& world, at::Device device, double timeout_seconds,
+                                                    const Path& dump_folder) {
+  watch_collectives(dump_folder);
   check_devices(world, device);
   const auto timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1000 * timeout_seconds));
   c10::cuda::set_device(device.index());

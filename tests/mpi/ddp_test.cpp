@@ -307,14 +307,14 @@ TEST(NcclBackend, SumsOnGpusOrSaysWhatIsMissing) {
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(world().local_rank()));
   if (world().any(c10::cuda::device_count() <= world().local_rank())) {
     try {
-      make_nccl_backend(world(), device, 60);
+      make_nccl_backend(world(), device, 60, {});
       FAIL() << "there is no GPU for every rank";
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::Config);
     }
     return;
   }
-  const auto backend = make_nccl_backend(world(), device, 60);
+  const auto backend = make_nccl_backend(world(), device, 60, {});
   std::vector<at::Tensor> tensors{at::full({1000}, world().rank() + 1.0, at::TensorOptions(device))};
   backend->allreduce(tensors, c10d::AllreduceOptions())->wait();
   const int n = world().size();

@@ -228,12 +228,22 @@ std::array<at::Tensor, 2> flatten_cells(const CenterNetOutput& output) {
   return {at::cat(heat), at::cat(regression)};
 }
 
+namespace {
+at::Tensor regressed_cells(const CenterNetTargets& targets) {
+  return targets.regression.amax(1).ge(0).nonzero().squeeze(1);
+}
+}  // namespace
+
+at::Tensor centernet_counts(const CenterNetTargets& targets, const at::TensorOptions& options) {
+  return at::tensor(
+      {static_cast<double>(targets.positives.numel()), static_cast<double>(regressed_cells(targets).numel())}, options);
+}
+
 std::map<std::string, at::Tensor> centernet_losses(const at::Tensor& heat, const at::Tensor& regression,
                                                    const CenterNetTargets& targets,
                                                    const MeanOverRanks& mean_over_ranks) {
-  const at::Tensor cells = targets.regression.amax(1).ge(0).nonzero().squeeze(1);
-  at::Tensor counts =
-      at::tensor({static_cast<double>(targets.positives.numel()), static_cast<double>(cells.numel())}, heat.options());
+  const at::Tensor cells = regressed_cells(targets);
+  at::Tensor counts = centernet_counts(targets, heat.options());
   if (mean_over_ranks) mean_over_ranks(counts);
   counts = counts.clamp_min(1);
   const at::Tensor positives_count = counts[0], cells_count = counts[1];

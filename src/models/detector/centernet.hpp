@@ -72,6 +72,10 @@ struct CenterNetTargets {
 /// boxes: [n, 4] of each image, in pixels.
 CenterNetTargets centernet_targets(std::span<const at::Tensor> boxes, const CenterNetGrid& grid);
 
+/// [number of positives, number of cells with a regression target]: what the losses are divided by, once it is the mean
+/// over ranks.
+at::Tensor centernet_counts(const CenterNetTargets& targets, const at::TensorOptions& options);
+
 /// loss_centernet_loc, loss_centernet_agn_pos, loss_centernet_agn_neg. heat [cells] logits, regression [cells, 4].
 std::map<std::string, at::Tensor> centernet_losses(const at::Tensor& heat, const at::Tensor& regression,
                                                    const CenterNetTargets& targets,

@@ -123,6 +123,23 @@ std::map<std::string, at::Tensor> CenterNet2::losses(std::span<const DetectorSam
   return losses;
 }
 
+at::Tensor CenterNet2::proposal_counts(std::span<const DetectorSample> batch) const {
+  at::NoGradGuard no_grad;
+  const at::TensorOptions options = parts_->pixel_mean.options();
+  std::int64_t height = 0, width = 0;
+  std::vector<at::Tensor> boxes;
+  for (const DetectorSample& sample : batch) {
+    height = std::max(height, round_up(sample.image.size(1)));
+    width = std::max(width, round_up(sample.image.size(2)));
+    boxes.push_back(sample.truth.boxes.to(options));
+  }
+  // The pyramid's levels: strides 8, 16 and 32 divide the padded sides, two more halve them and round up.
+  std::vector<std::array<std::int64_t, 2>> shapes{
+      {height / 8, width / 8}, {height / 16, width / 16}, {height / 32, width / 32}};
+  for (int level = 0; level < 2; ++level) shapes.push_back({(shapes.back()[0] + 1) / 2, (shapes.back()[1] + 1) / 2});
+  return centernet_counts(centernet_targets(boxes, CenterNetGrid(shapes, options)), options);
+}
+
 std::vector<Detections> CenterNet2::detect(std::span<const at::Tensor> images,
                                            std::span<const std::array<std::int64_t, 2>> output_sizes) const {
   at::NoGradGuard no_grad;

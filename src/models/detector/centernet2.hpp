@@ -55,6 +55,10 @@ class CenterNet2 : public nn::Module {
   std::map<std::string, at::Tensor> losses(std::span<const DetectorSample> batch, at::Generator& generator,
                                            const MeanOverRanks& mean_over_ranks) const;
 
+  /// The two counts [positives, cells with a regression target] that losses() gives to mean_over_ranks for this batch,
+  /// from the truth alone: for batches that are computed in parts but normalised as one.
+  at::Tensor proposal_counts(std::span<const DetectorSample> batch) const;
+
   /// images: [3, h, w] uint8 RGB each; output_sizes: (height, width) that results are scaled to. No gradient. Boxes
   /// that have no area in the output are left out. Masks lie on the CPU.
   std::vector<Detections> detect(std::span<const at::Tensor> images,

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/fault.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
 #include "base/walltime.hpp"
@@ -219,10 +220,13 @@ void load_checkpoint(const Path& checkpoint, const StateTensors& tensors) {
   }
 }
 
-void prune_checkpoints(const Path& folder, std::int64_t newest, std::int64_t keep) {
+void prune_checkpoints(const Path& folder, std::int64_t newest, const Keeping& keeping) {
   std::int64_t kept = 0;
-  for (const CheckpointEntry& entry : list_checkpoints(folder))
-    if (entry.iteration > newest || ++kept > std::max<std::int64_t>(keep, 1)) remove_folder(entry.path);
+  for (const CheckpointEntry& entry : list_checkpoints(folder)) {
+    const bool stays = entry.iteration <= newest && ++kept <= std::max<std::int64_t>(keeping.newest, 1);
+    const bool is_milestone = entry.iteration <= newest && keeping.every > 0 && entry.iteration % keeping.every == 0;
+    if (!stays && !is_milestone) remove_folder(entry.path);
+  }
 }
 
 CheckpointWriter::~CheckpointWriter() {
@@ -232,9 +236,10 @@ CheckpointWriter::~CheckpointWriter() {
 void CheckpointWriter::start(CheckpointState state, const StateTensors& tensors) {
   wait();
   writing_ = std::async(std::launch::async, [this, state = std::move(state), held = snapshot(tensors)] {
+    fault::reach("checkpoint.begin");
     write_checkpoint(folder_, state, held);
     // write_checkpoint has read the new one back, so that the old ones are no longer needed.
-    prune_checkpoints(folder_, state.iteration, keep_);
+    prune_checkpoints(folder_, state.iteration, keeping_);
   });
 }
 

@@ -69,14 +69,19 @@ std::optional<CheckpointEntry> newest_checkpoint(const Path& folder);
 /// Copies the values of a checkpoint into `tensors`. Names and shapes must agree: Error(Data) otherwise.
 void load_checkpoint(const Path& checkpoint, const StateTensors& tensors);
 
-/// Removes all but `keep` of those up to iteration `newest`, which must have been verified, and those beyond it: they
-/// were found damaged when this training was resumed from an older one.
-void prune_checkpoints(const Path& folder, std::int64_t newest, std::int64_t keep);
+/// Which checkpoints stay (reference/reliability.md §5).
+struct Keeping {
+  std::int64_t newest = 3;  // so many, at least one
+  std::int64_t every = 0;   // and those of whole multiples of so many steps; 0: no others
+};
+/// Removes what does not stay of those up to iteration `newest`, which must have been verified, and those beyond it:
+/// they were found damaged when this training was resumed from an older one.
+void prune_checkpoints(const Path& folder, std::int64_t newest, const Keeping& keeping);
 
 /// Writes in a thread, one checkpoint at a time, so that training goes on. Use from one thread.
 class CheckpointWriter {
  public:
-  CheckpointWriter(Path folder, std::int64_t keep) : folder_(std::move(folder)), keep_(keep) {}
+  CheckpointWriter(Path folder, const Keeping& keeping) : folder_(std::move(folder)), keeping_(keeping) {}
   ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
@@ -90,7 +95,7 @@ class CheckpointWriter {
 
  private:
   Path folder_;
-  std::int64_t keep_;
+  Keeping keeping_;
   std::future<void> writing_;
   std::exception_ptr problem_;
 };

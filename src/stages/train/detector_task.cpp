@@ -63,10 +63,10 @@ DetectorTask::DetectorTask(const config::RunConfig& config, const config::TrainS
     : config_(config), training_(training), maker_(maker), world_(world), image_counts_(image_counts) {
   detector_ = std::make_unique<models::CenterNet2>(config.detector, image_counts);
   if (config.augment.aspect_grouping)
-    groups_ = std::make_unique<AspectGroups>(
-        [&maker](std::uint64_t position) { return maker.is_wide(position); },
-        static_cast<std::uint64_t>(std::max<std::int64_t>(training.batch / world.size(), 1)),
-        static_cast<std::uint64_t>(world.size()));
+    groups_ =
+        std::make_unique<AspectGroups>([&maker](std::uint64_t position) { return maker.is_wide(position); },
+                                       static_cast<std::uint64_t>(std::max<std::int64_t>(training.batch / shares(), 1)),
+                                       static_cast<std::uint64_t>(shares()));
   detector_->to(at::TensorOptions().dtype(at::kFloat).device(device));
   detector_->backbone().set_compute({.precision = nn::precision_type(training.precision),
                                      .checkpointing = training.activation_checkpointing,
@@ -99,32 +99,68 @@ void DetectorTask::seek(std::int64_t iteration) {
   waited_before_ = waited_seconds();
   loader_.reset();
   const auto first = static_cast<std::uint64_t>(iteration * training_.batch + world_.rank());
-  const auto make = [this](std::uint64_t index) { return maker_.make(position_of(index)); };
+  parts_.clear();
+  const auto make = [this](std::uint64_t index) { return maker_.make(position_of(index_in_parts(index))); };
   loader_ = std::make_unique<SampleLoader>(make, first, static_cast<std::uint64_t>(world_.size()),
                                            training_.loader_threads, training_.loader_depth);
 }
 
-std::map<std::string, at::Tensor> DetectorTask::losses(std::int64_t iteration) {
+std::uint64_t DetectorTask::index_in_parts(std::uint64_t index) const {
+  if (training_.accumulate == 1) return index;
+  const auto ranks = static_cast<std::uint64_t>(world_.size()), batch = static_cast<std::uint64_t>(training_.batch),
+             parts = static_cast<std::uint64_t>(training_.accumulate), size = batch / ranks / parts;
+  const std::uint64_t step = index / batch, i = index % batch / ranks, part = i / size, k = i % size;
+  return step * batch + (k * parts + part) * ranks + static_cast<std::uint64_t>(world_.rank());
+}
+
+std::vector<models::DetectorSample> DetectorTask::next_samples(std::int64_t iteration, std::int64_t part) {
   DIVERGEN_CHECK(loader_ != nullptr);
-  const auto step = static_cast<std::uint64_t>(iteration), rank = static_cast<std::uint64_t>(world_.rank());
-  std::vector<models::DetectorSample> batch;
-  for (std::int64_t k = 0; k < training_.batch / world_.size(); ++k) {
+  std::vector<models::DetectorSample> out;
+  for (std::int64_t k = 0; k < training_.batch / shares(); ++k) {
     const Sample sample = loader_->next();
-    DIVERGEN_CHECK(sample.position == position_of(step * static_cast<std::uint64_t>(training_.batch) + rank +
-                                                  static_cast<std::uint64_t>(k * world_.size())));
-    batch.push_back(to_detector_sample(sample));
+    const std::int64_t index = iteration * training_.batch + k * shares() + part * world_.size() + world_.rank();
+    DIVERGEN_CHECK(sample.position == position_of(static_cast<std::uint64_t>(index)));
+    out.push_back(to_detector_sample(sample));
   }
-  at::Generator generator = cpu_generator(derive_seed(training_.seed, "step", {step, rank}));
+  return out;
+}
+
+void DetectorTask::mean_over_ranks(at::Tensor& values) const {
+  if (world_.size() == 1) return;
+  at::NoGradGuard no_grad;
+  at::Tensor copy = values.detach().to(at::kCPU, at::kFloat).contiguous().clone();
+  world_.sum(std::span<float>(copy.mutable_data_ptr<float>(), static_cast<std::size_t>(copy.numel())));
+  values.copy_(copy.div_(world_.size()));
+}
+
+void DetectorTask::prepare_parts(std::int64_t iteration) {
+  at::NoGradGuard no_grad;
+  parts_.clear();
+  part_counts_.reset();
+  for (std::int64_t part = 0; part < training_.accumulate; ++part) {
+    parts_.push_back(next_samples(iteration, part));
+    const at::Tensor counts = detector_->proposal_counts(parts_.back());
+    part_counts_ = part_counts_.defined() ? part_counts_ + counts : counts;
+  }
+  part_counts_ = part_counts_ / static_cast<double>(training_.accumulate);
+  mean_over_ranks(part_counts_);
+}
+
+std::map<std::string, at::Tensor> DetectorTask::part_losses(std::int64_t iteration, std::int64_t part,
+                                                            std::int64_t parts) {
+  DIVERGEN_CHECK(parts == training_.accumulate && part < parts);
+  if (parts > 1 && part == 0) prepare_parts(iteration);
+  const std::vector<models::DetectorSample> batch =
+      parts == 1 ? next_samples(iteration, part) : std::move(parts_[static_cast<std::size_t>(part)]);
+  const auto step = static_cast<std::uint64_t>(iteration),
+             share = static_cast<std::uint64_t>(part * world_.size() + world_.rank());
+  at::Generator generator = cpu_generator(derive_seed(training_.seed, "step", {step, share}));
   // For layers that draw from the process's generator (stochastic depth).
-  at::manual_seed(derive_seed(training_.seed, "layers", {step, rank}));
-  const auto mean_over_ranks = [this](at::Tensor& values) {
-    if (world_.size() == 1) return;
-    at::NoGradGuard no_grad;
-    at::Tensor copy = values.detach().to(at::kCPU, at::kFloat).contiguous().clone();
-    world_.sum(std::span<float>(copy.mutable_data_ptr<float>(), static_cast<std::size_t>(copy.numel())));
-    values.copy_(copy.div_(world_.size()));
-  };
-  return detector_->losses(batch, generator, mean_over_ranks);
+  at::manual_seed(derive_seed(training_.seed, "layers", {step, share}));
+  return detector_->losses(batch, generator, [this, parts](at::Tensor& values) {
+    if (parts == 1) mean_over_ranks(values);
+    else values.copy_(part_counts_);
+  });
 }
 
 double DetectorTask::waited_seconds() const { return waited_before_ + (loader_ ? loader_->waited_seconds() : 0.0); }

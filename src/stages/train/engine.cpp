@@ -10,7 +10,9 @@
 #include <optional>
 
 #include "base/error.hpp"
+#include "base/fault.hpp"
 #include "base/log.hpp"
+#include "base/rank_record.hpp"
 #include "base/text.hpp"
 #include "base/walltime.hpp"
 #include "nn/adamw.hpp"
@@ -57,6 +59,13 @@ struct Agreed {
   std::map<std::string, double> terms;  // means over ranks
 };
 
+/// Adds a part's term to the mean over parts, where the device need not be waited for.
+void add_mean(at::Tensor& mean, const at::Tensor& term, std::int64_t parts) {
+  const at::Tensor value = term.detach().reshape({}).to(at::kDouble);
+  if (parts == 1) mean = value;
+  else mean = mean.defined() ? mean + value / parts : value / parts;
+}
+
 /// LibTorch's warnings (the gradient engine's advice on settings) go to the log's details.
 struct WarningsToLog : c10::WarningHandler {
   void process(const c10::Warning& warning) override { log::debug("LibTorch: ", warning.msg()); }
@@ -66,16 +75,22 @@ struct WarningsToLog : c10::WarningHandler {
 
 struct TrainingEngine::State {
   State(TrainingTask& task_, comm::World& world_, TrainingOptions options_)
-      : task(task_), world(world_), options(std::move(options_)), writer(checkpoints(), settings().keep_checkpoints) {
-    if (settings().batch % world.size() != 0)
+      : task(task_),
+        world(world_),
+        options(std::move(options_)),
+        writer(checkpoints(), {settings().keep_checkpoints, settings().keep_every}) {
+    if (settings().batch % shares() != 0)
       fail(ErrorKind::Config,
            {"the batch cannot be shared evenly by the ranks", cat("train.batch of '", settings().name, "'"),
-            cat("it is ", settings().batch, ", and there are ", world.size(), " ranks"),
-            "choose a number of ranks that divides it"});
+            cat("it is ", settings().batch, ", and there are ", world.size(), " ranks",
+                settings().accumulate > 1 ? cat(" with train.accumulate = ", settings().accumulate) : ""),
+            "choose a number of ranks, times train.accumulate, that divides it"});
     schedule = {settings().lr, settings().iterations, settings().warmup, settings().warmup_factor};
   }
 
   const config::TrainSettings& settings() const { return options.settings; }
+  /// Of the batch: what decides, with the seed, all but the last bits.
+  std::int64_t shares() const { return world.size() * settings().accumulate; }
   Path checkpoints() const { return options.folder / "checkpoints"; }
 
   void begin();
@@ -83,6 +98,7 @@ struct TrainingEngine::State {
   void restore();
   bool load_newest();
   void save();
+  void compare_replicas();
   Agreed step();
   Agreed agree(const std::map<std::string, at::Tensor>& terms, const at::Tensor& grad_norm);
   void settle();
@@ -117,6 +133,7 @@ struct TrainingEngine::State {
 };
 
 void TrainingEngine::State::begin() {
+  rank_record().set_phase(Phase::Starting);
   world.together([&] {
     if (!world.is_root()) return;
     make_folder(checkpoints());
@@ -125,7 +142,10 @@ void TrainingEngine::State::begin() {
     log.emplace(options.folder);
   });
   fresh();
-  parallel.emplace(task.module(), world, nn::DataParallelOptions{});
+  nn::DataParallelOptions parallel_options;
+  parallel_options.timeout_seconds = settings().init_timeout;
+  parallel_options.dump_folder = options.folder;
+  parallel.emplace(task.module(), world, parallel_options);
   if (!load_newest() && world.is_root()) log::info(settings().name, ": starts at the beginning");
   restore();
 }
@@ -180,8 +200,9 @@ bool TrainingEngine::State::load_newest() {
     iteration = saved_iteration = state.iteration;
     seconds_before = state.seconds;
     window = state.window;
-    if (state.ranks != world.size() && world.is_root())
-      log::warn(settings().name, ": was trained on ", state.ranks, " ranks, goes on with ", world.size(),
+    if (state.ranks != shares() && world.is_root())
+      log::warn(settings().name, ": was trained in ", state.ranks,
+                " shares of the batch (ranks, times train.accumulate), ", "goes on with ", shares(),
                 "; the samples stay the same, the last bits do not");
   });
   if (world.is_root()) log::info(settings().name, ": goes on at iteration ", iteration, " from ", checkpoint.string());
@@ -198,17 +219,25 @@ StateTensors TrainingEngine::State::tensors() const {
   return out;
 }
 
+/// Collective. Replicas get the same gradients and take the same steps: a bit that differs is a fault of a device.
+void TrainingEngine::State::compare_replicas() {
+  rank_record().set_phase(Phase::Comparison);
+  parallel->check_replicas();
+}
+
 /// Collective: replicas are compared on all ranks, rank 0 writes.
 void TrainingEngine::State::save() {
   if (saved_iteration == iteration) return;
-  parallel->check_replicas();
+  compare_replicas();
+  rank_record().set_phase(Phase::Saving);
+  const PatienceScope patience(settings().init_timeout);
   world.together([&] {
     if (!world.is_root()) return;
     CheckpointState state;
     state.iteration = iteration;
     state.seconds = seconds_before + seconds_since(clock_start);
     state.seed = settings().seed;
-    state.ranks = world.size();
+    state.ranks = shares();
     state.fingerprint = options.fingerprint;
     state.config_hash = options.config_hash;
     state.software = cat("LibTorch ", TORCH_VERSION);
@@ -222,19 +251,33 @@ void TrainingEngine::State::save() {
 /// One step (semantics.md §8.1): forward, averages before the weights change, backward, clamp and AdamW. The weights
 /// are not touched when a number is bad.
 Agreed TrainingEngine::State::step() {
-  const auto terms = task.losses(iteration);
-  DIVERGEN_CHECK(!terms.empty());
-  at::Tensor total;
-  for (const auto& [name, term] : terms) total = total.defined() ? total + term : term;
-  if (ema) ema->update(task.module());
+  rank_record().set_step(iteration);
+  fault::reach("train.step");
   optimizer->zero_grad();
-  if (scaler) total = scaler->scale(total);
-  parallel->prepare_for_backward({total});
-  total.backward();
+  const std::int64_t parts = settings().accumulate;
+  std::map<std::string, at::Tensor> means;
+  for (std::int64_t part = 0; part < parts; ++part) {
+    rank_record().set_phase(Phase::Forward);
+    const auto terms = parts == 1 ? task.losses(iteration) : task.part_losses(iteration, part, parts);
+    DIVERGEN_CHECK(!terms.empty());
+    at::Tensor total;
+    for (const auto& [name, term] : terms) {
+      total = total.defined() ? total + term : term;
+      add_mean(means[name], term, parts);
+    }
+    if (part == 0 && ema) ema->update(task.module());
+    if (parts > 1) total = total / static_cast<double>(parts);
+    if (scaler) total = scaler->scale(total);
+    rank_record().set_phase(Phase::Backward);
+    // Ranks exchange gradients once a step: a backward that is not prepared only adds to this rank's own.
+    if (part + 1 == parts) parallel->prepare_for_backward({total});
+    total.backward();
+  }
   parallel->finish_backward();
+  rank_record().set_phase(Phase::Agreement);
   // Gradients that leave float16's range are no fault: the step is left out and the scale lowered, on all ranks alike.
   const bool overflow = scaler && scaler->unscale(optimizer->parameters());
-  Agreed agreed = agree(terms, overflow ? at::zeros({}) : optimizer->grad_norm());
+  Agreed agreed = agree(means, overflow ? at::zeros({}) : optimizer->grad_norm());
   if (agreed.bad_number) return agreed;
   if (!overflow) optimizer->step(schedule.at(iteration));
   if (scaler) scaler->update(overflow);
@@ -244,9 +287,10 @@ Agreed TrainingEngine::State::step() {
 /// The only point of a step where ranks exchange small numbers, and where the device is waited for.
 Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& terms, const at::Tensor& grad_norm) {
   std::vector<at::Tensor> values;
-  for (const auto& [name, term] : terms) values.push_back(term.detach().reshape({}).to(at::kDouble));
+  for (const auto& [name, term] : terms) values.push_back(term);
   values.push_back(grad_norm.detach().reshape({}).to(at::kDouble));
   const at::Tensor numbers = at::stack(values).cpu();
+  parallel->device_is_done();
   const auto* number = numbers.const_data_ptr<double>();
 
   constexpr std::size_t kFlags = 4;
@@ -278,6 +322,7 @@ Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& ter
 
 /// Collective: everything that was to be written is, or all ranks throw what rank 0 met.
 void TrainingEngine::State::settle() {
+  const PatienceScope patience(settings().init_timeout);
   world.together([&] {
     if (log_problem) std::rethrow_exception(std::exchange(log_problem, nullptr));
     writer.wait();
@@ -294,6 +339,8 @@ void TrainingEngine::State::roll_back() {
                                " returns to the last good checkpoint"),
                            "lower train.lr or train.clip_value, or lengthen train.warmup, in a new run directory"});
   settle();
+  rank_record().set_phase(Phase::Restoring);
+  const PatienceScope patience(settings().init_timeout);
   const std::int64_t bad = iteration;
   fresh();
   load_newest();
@@ -361,7 +408,9 @@ void TrainingEngine::State::advance(const Agreed& agreed) {
   if (iteration % settings().log_every == 0 || is_last) log_window(lr);
   if (agreed.write_failed) settle();
   const bool stopping = agreed.stop && !is_last;
+  const std::int64_t comparing = settings().compare_replicas;
   if (iteration % settings().checkpoint_every == 0 || is_last || stopping) save();
+  else if (comparing > 0 && iteration % comparing == 0) compare_replicas();
   if (!stopping) return;
   settle();
   fail(ErrorKind::Stopped,
@@ -386,6 +435,12 @@ TrainingResult TrainingEngine::State::result_of(Clock::time_point start, double 
   return out;
 }
 
+std::map<std::string, at::Tensor> TrainingTask::part_losses(std::int64_t iteration, std::int64_t part,
+                                                            std::int64_t parts) {
+  DIVERGEN_CHECK(part == 0 && parts == 1, "this task cannot be computed in parts: set train.accumulate = 1");
+  return losses(iteration);
+}
+
 TrainingEngine::TrainingEngine(TrainingTask& task, comm::World& world, TrainingOptions options)
     : state_(std::make_unique<State>(task, world, std::move(options))) {}
 TrainingEngine::~TrainingEngine() = default;
@@ -395,6 +450,7 @@ TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) 
   WarningsToLog warnings;
   const c10::WarningUtils::WarningHandlerGuard guard(&warnings);
   s.stop_requested = &stop_requested;
+  const PatienceScope patience(s.settings().init_timeout);
   s.begin();
   const auto start = Clock::now();
   const double waited_before = s.task.waited_seconds();
@@ -402,7 +458,10 @@ TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) 
     const Agreed agreed = s.step();
     if (agreed.bad_number) s.roll_back();
     else s.advance(agreed);
+    if (s.steps == 1) s.parallel->set_timeout(s.settings().step_timeout);
+    rank_record().set_patience(s.settings().step_timeout);
   }
+  rank_record().set_phase(Phase::Ending);
   s.settle();
   return s.result_of(start, waited_before);
 }

@@ -5,6 +5,11 @@
 // Everything that is drawn at step i is a pure function of (seed, i, rank), and the learning rate of i: a checkpoint is
 // the tensors and the step. One small sum over the ranks a step carries all that they must agree on (stop, bad numbers,
 // a failed checkpoint) and the loss terms of the log, so that the log too is the same after an interruption.
+//
+// Gradient accumulation: n parts on each of R ranks are what one part on each of n R ranks is, part k of rank r
+// standing for rank k R + r: the same samples, draws and normalisers, and the mean of all gradients. Only the order of
+// a few sums differs (last bits). What the reference normalises on each GPU by itself (the box and mask losses, by the
+// sampled proposals of its images) is normalised in each part by itself, as on n R GPUs of the reference.
 
 #include <ATen/core/Tensor.h>
 
@@ -34,6 +39,10 @@ class TrainingTask {
   /// Loss terms of this rank's share of the batch, 0-dim with their graphs; their sum is minimised. Every rank returns
   /// the same names. Draws come from (seed, iteration, rank). Collective where the task reduces over ranks.
   virtual std::map<std::string, at::Tensor> losses(std::int64_t iteration) = 0;
+  /// With train.accumulate: the terms of the part-th of `parts` equal parts of this rank's share, as if it were the
+  /// whole of it; the mean over parts and ranks is minimised. Called for all parts of an iteration, in order; each
+  /// graph is gone before the next call. A task that has no parts has one.
+  virtual std::map<std::string, at::Tensor> part_losses(std::int64_t iteration, std::int64_t part, std::int64_t parts);
   /// Seconds that losses() has waited for samples, in all.
   virtual double waited_seconds() const = 0;
 };
@@ -58,10 +67,11 @@ struct TrainingResult {
   std::int64_t rollbacks = 0;
 };
 
-/// Collective: constructor, run() and the rest, on all ranks.
+/// Collective: constructor, run() and the rest, on all ranks. Notes where it is in rank_record(), with the patience of
+/// train.init_timeout and train.step_timeout: under a comm::Watchdog a rank that is lost ends the job.
 class TrainingEngine {
  public:
-  /// Throws Error(Config) when the batch cannot be shared evenly by the ranks.
+  /// Throws Error(Config) when the batch cannot be shared evenly by the ranks and their parts.
   TrainingEngine(TrainingTask& task, comm::World& world, TrainingOptions options);
   ~TrainingEngine();
 

@@ -10,6 +10,7 @@
 #include "base/allocator.hpp"
 #include "base/clock.hpp"
 #include "base/log.hpp"
+#include "base/rank_record.hpp"
 #include "nn/device.hpp"
 #include "nn/tensor_io.hpp"
 #include "stages/common/shared_dataset.hpp"
@@ -119,6 +120,7 @@ Path trained_model(const RunDirectory& dir, const std::string& name, bool averag
 void run_train(const RunContext& context, const config::TrainSettings& training) {
   comm::World& world = context.world;
   const double start = epoch_seconds();
+  const PatienceScope patience(training.init_timeout);
   keep_freed_memory();
   at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
 
