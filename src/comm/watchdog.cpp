@@ -7,6 +7,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
+#include <exception>
 #include <sstream>
 #include <utility>
 
@@ -104,7 +105,7 @@ std::vector<LostRank> find_lost(std::span<const RankSign> ranks, int me, double 
 }
 
 Watchdog::Watchdog(World& world, Path folder, std::string stage)
-    : world_(world), folder_(std::move(folder)), stage_(std::move(stage)) {
+    : world_(world), folder_(std::move(folder)), stage_(std::move(stage)), exceptions_(std::uncaught_exceptions()) {
   world.together([&] {
     if (!world.is_root()) return;
     if (const auto words = last_words(folder_, stage_)) log::warn("the start before this one: ", *words);
@@ -128,6 +129,8 @@ Watchdog::~Watchdog() {
     thread_.join();
   }
   rank_record().leave(Leaving::InOrder);
+  // With an error the record stays, and says so: this rank may go on to end the others (World::abort).
+  if (std::uncaught_exceptions() > exceptions_) return;
   rank_record().detach();
   remove_quietly(record_file(folder_, stage_, world_.rank()));
 }

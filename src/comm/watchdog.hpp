@@ -9,7 +9,7 @@
 // The rank that sees it tells what was lost, with its last collective, and ends all ranks with exit code 70. The thread
 // calls nothing of MPI but MPI_Abort: it must work when MPI does not (a World is always MPI_THREAD_MULTIPLE).
 //
-//   <folder>/<stage>.rank-3.heartbeat   record of rank 3; gone when it left in order
+//   <folder>/<stage>.rank-3.heartbeat   record of rank 3; gone when its stage came to its end
 //   <folder>/<stage>.lost               what was lost, as it was told; gone at the next start
 
 #include <array>
@@ -75,6 +75,7 @@ class Watchdog {
   World& world_;
   Path folder_;
   std::string stage_;
+  int exceptions_;  // that were on their way when it was made
   std::vector<Peer> peers_;
   std::array<Wait, kLanes> waits_;
   double last_look_ = 0, last_flush_ = 0, last_peers_ = 0;

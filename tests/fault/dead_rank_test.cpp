@@ -94,21 +94,20 @@ class Job {
   bool reach(std::int64_t step) {
     for (const double start = now(); now() - start < kPatience && !has_ended(); sleep_for(0.02)) {
       ranks_.clear();
-      for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_, unknown_)) {
-        if (entry.path().extension() != ".heartbeat") continue;
-        logs_ = entry.path().parent_path();
-        if (const auto state = read_rank_record(entry.path()); state && state->step >= step) ranks_.push_back(*state);
-      }
+      for (const auto& entry : std::filesystem::directory_iterator(folder_, unknown_))
+        if (entry.path().filename().string().starts_with("divergen-train")) logs_ = entry.path() / "run" / "logs";
+      for (int rank = 0; rank < kRanks; ++rank)
+        if (const auto state = read_rank_record(record_of(rank)); state && state->step >= step)
+          ranks_.push_back(*state);
       if (ranks_.size() == kRanks) break;
     }
-    std::sort(ranks_.begin(), ranks_.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
     return ranks_.size() == kRanks && !has_ended();
   }
   void signal(int rank, int number) const {
     ASSERT_EQ(::kill(static_cast<pid_t>(ranks_.at(static_cast<std::size_t>(rank)).pid), number), 0);
   }
   std::int64_t step_of(int rank) const {
-    const auto state = read_rank_record(logs_ / cat("train.small.rank-", rank, ".heartbeat"));
+    const auto state = read_rank_record(record_of(rank));
     return state ? state->step : -1;
   }
   bool has_ended() {
@@ -142,6 +141,8 @@ class Job {
   }
 
  private:
+  Path record_of(int rank) const { return logs_ / cat("train.small.rank-", rank, ".heartbeat"); }
+
   Path folder_, logs_;
   pid_t launcher_ = 0;
   std::optional<int> status_;

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Training on two ranks beside one rank, each of them one thread on a core of its own, on the mini world.
+
+    tests/bench/ddp_speed.py [--build build/release] [--iterations 40] [--rounds 3] [--out FOLDER]
+
+The detector of configs/mini.toml, real images alone. The same training (the whole batch divided among the ranks) and
+the same work for each rank (twice the batch on two ranks) are measured in turns, so that whatever else the machine does
+hits all of them; medians count. A rank's core is its own for all it does: loss, gradients, reduction, and the loader's
+thread. Images a second are the engine's (the stage's record), without start-up. One JSON line for each comparison:
+"ours" is the speed on two ranks, "peer" twice the speed on one. Wants a calm machine with two cores.
+"""
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BATCH = 8  # of the whole: configs/mini.toml
+# name of a measurement: ranks, batch over all ranks
+RUNS = {"one": (1, BATCH), "two, same batch": (2, BATCH), "two, twice the batch": (2, 2 * BATCH)}
+
+
+def images_per_second(arguments, folder, ranks, batch):
+    """A training of its own from its beginning."""
+    run = folder / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    values = {"run.dir": run, "run.ranks": ranks, "run.threads_per_rank": 1,
+              "train.iterations": arguments.iterations, "train.batch": batch, "train.warmup": 1,
+              "train.checkpoint_every": 10**6, "train.log_every": 10}
+    cores = sorted(os.sched_getaffinity(0))[:ranks]
+    command = ["taskset", "-c", ",".join(map(str, cores)), arguments.build / "bin/divergen", "train",
+               ROOT / "configs/mini.toml", "--training", "baseline", "--ranks", str(ranks)]
+    for key, value in {**values, **world_paths(folder / "world")}.items():
+        command += ["--set", f"{key}={value}"]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        sys.exit(f"the training ended with {done.returncode}:\n{done.stdout}")
+    return json.loads((run / "stages/train.baseline.json").read_text())["figures"]["images_per_second"]
+
+
+def world_paths(world):
+    """The settings of [data] for a world that divergen-miniworld has made, as configs/mini.toml names its own."""
+    import tomllib
+    data = tomllib.loads((ROOT / "configs/mini.toml").read_text())["data"]
+    made = "runs/mini/world"
+    return {f"data.{key}": str(value).replace(made, str(world)) for key, value in data.items() if made in str(value)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
+    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=pathlib.Path)
+    arguments = parser.parse_args()
+    arguments.build = arguments.build.resolve()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.exit("ddp_speed wants two cores")
+    folder = arguments.out or pathlib.Path(tempfile.mkdtemp(prefix="divergen-ddp-"))
+    try:
+        subprocess.run([arguments.build / "bin/divergen-miniworld", "--world", ROOT / "data/mini", "--out", folder / "world"],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        speeds = {name: [] for name in RUNS}
+        for _ in range(arguments.rounds):
+            for name, (ranks, batch) in RUNS.items():
+                speeds[name].append(images_per_second(arguments, folder, ranks, batch))
+        one = statistics.median(speeds["one"])
+        for name in list(RUNS)[1:]:
+            two = statistics.median(speeds[name])
+            print(json.dumps({"name": f"train.data_parallel ({name})", "ours": round(two, 3), "peer": round(2 * one, 3),
+                              "ratio": round(two / (2 * one), 4), "unit": "images/s", "iterations": arguments.iterations,
+                              "all": {key: [round(v, 3) for v in values] for key, values in speeds.items()}}))
+    finally:
+        if not arguments.out:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
