@@ -1,4 +1,6 @@
 # divergen_library(NAME DEPS ... [TORCH])  one static library divergen_NAME of all sources of the current folder
+# divergen_self_starting_test(NAME SOURCES ... LABELS ... NAME ctest-name)  runs the stages under mpiexec by itself
+#                (tests/support/tiny_study.hpp)
 # divergen_test(NAME SOURCES ... LIBS ... LABELS ... [TORCH] [MPI n ...] [PREFIX p.] [TIMEOUT s])
 #
 # TORCH targets share one precompiled header (ATen and autograd), which a source file costs 6 s without.
@@ -89,4 +91,22 @@ function(divergen_test name)
     gtest_discover_tests(test_${name} TEST_PREFIX "${ARG_PREFIX}" DISCOVERY_MODE PRE_TEST
       DISCOVERY_TIMEOUT 60 PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
   endif()
+endfunction()
+
+function(divergen_self_starting_test name)
+  cmake_parse_arguments(ARG "" "NAME" "SOURCES;LABELS" ${ARGN})
+  if(NOT DIVERGEN_TORCH)
+    return()
+  endif()
+  add_executable(test_${name} ${ARG_SOURCES})
+  target_link_libraries(test_${name} PRIVATE divergen_flags divergen_plan_stage divergen_generate divergen_annotate
+    divergen_filter divergen_pool divergen::dep::torch GTest::gtest)
+  target_precompile_headers(test_${name} REUSE_FROM divergen_pch)
+  target_compile_options(test_${name} PRIVATE -Wno-unused-parameter)
+  target_compile_definitions(test_${name} PRIVATE DIVERGEN_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+    DIVERGEN_MPIEXEC="${MPIEXEC_EXECUTABLE}")
+  target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  set_target_properties(test_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_test(NAME ${ARG_NAME} COMMAND test_${name})
+  set_tests_properties(${ARG_NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 1800 PROCESSORS 3)
 endfunction()

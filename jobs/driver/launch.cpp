@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "base/error.hpp"
+#include "base/leftovers.hpp"
 #include "base/log.hpp"
 
 namespace divergen::driver {
@@ -75,6 +76,9 @@ int run(const Launch& launch) {
   for (const std::string& part : command) argv.push_back(const_cast<char*>(part.c_str()));
   argv.push_back(nullptr);
   prepare_environment(launch);
+  if (const Leftovers swept = sweep_leftovers(); swept.segments + swept.sessions > 0)
+    log::info("removed what killed runs left on this machine: ", swept.segments, " pieces of shared memory, ",
+              swept.sessions, " session folders");
   log::flush();
   const pid_t child = ::fork();
   if (child < 0) fail_errno("cannot start a process", command[0], errno);

@@ -30,6 +30,8 @@ std::string nearest_word(std::string_view word, std::span<const std::string> can
   std::string best;
   std::size_t distance = word.size() / 2 + 1;
   for (const std::string& candidate : candidates) {
+    const std::size_t less = std::min(word.size(), candidate.size()), more = std::max(word.size(), candidate.size());
+    if (more - less >= distance) continue;  // so many insertions at least; a key may be a megabyte long
     const std::size_t d = edit_distance(word, candidate);
     if (d < distance) {
       distance = d;

@@ -15,37 +15,63 @@ namespace {
   fail(ErrorKind::Config, {"the configuration cannot be read", where, why, remedy});
 }
 
-Value convert(const toml::node& node, const std::string& origin_prefix, const std::string& fixed_origin) {
-  const auto origin = fixed_origin.empty() ? cat(origin_prefix, ":", node.source().begin.line) : fixed_origin;
+/// What is read, and where from: a file's name, or one origin for all ("--set train.lr").
+struct Source {
+  std::string name, fixed_origin;
+};
+
+/// `place` and `key`: of the node's key; within a list, the node's own place and the list's key.
+Value convert(const toml::node& node, const toml::source_position& place, const std::string& key,
+              const Source& source) {
+  const auto origin =
+      source.fixed_origin.empty() ? cat(source.name, ":", place.line, ":", place.column) : source.fixed_origin;
   Value out{false, origin};
   if (const auto* table = node.as_table()) {
     Table entries;
-    for (const auto& [key, child] : *table)
-      entries.emplace(std::string(key.str()), convert(child, origin_prefix, fixed_origin));
+    for (const auto& [name, child] : *table)
+      entries.emplace(std::string(name.str()), convert(child, name.source().begin, std::string(name.str()), source));
     out.data = std::move(entries);
   } else if (const auto* array = node.as_array()) {
     Array entries;
-    for (const auto& child : *array) entries.push_back(convert(child, origin_prefix, fixed_origin));
+    for (const auto& child : *array) entries.push_back(convert(child, child.source().begin, key, source));
     out.data = std::move(entries);
   } else if (const auto* text = node.as_string()) {
     out.data = text->get();
   } else if (const auto* integer = node.as_integer()) {
     out.data = integer->get();
   } else if (const auto* real = node.as_floating_point()) {
-    if (!std::isfinite(real->get())) refuse(origin, "a number is not finite", "write an ordinary number");
+    if (!std::isfinite(real->get()))
+      refuse(cat(origin, " ", key), "a number is not finite", "write an ordinary number");
     out.data = real->get();
   } else if (const auto* boolean = node.as_boolean()) {
     out.data = boolean->get();
   } else {
-    refuse(origin, "dates and times have no meaning here", "write a text or a number");
+    refuse(cat(origin, " ", key), "dates and times have no meaning here", "write a text or a number");
   }
   return out;
 }
 
+constexpr std::size_t kMostBytes = 64 << 20;  // of one file; the largest of ours has 3 kB
+constexpr int kDeepest = 500;                 // tables within tables by a dotted key: each is walked by recursion
+
+/// toml++ bounds how deep brackets may nest, but not dotted keys ("a.a.a. ... = 1").
+void check_depth(std::string_view text, const std::string& name) {
+  if (text.size() > kMostBytes) refuse(name, cat("it has ", text.size(), " bytes"), "name a configuration file");
+  int dots = 0, line = 1;
+  for (const char c : text) {
+    if (c == '.') ++dots;
+    if ((c == '=' || c == ']') && dots > kDeepest)
+      refuse(cat(name, ":", line, ":1"), cat("a key of ", dots + 1, " parts"), "nest tables less deeply");
+    if (c == '\n' || c == '=' || c == ',' || c == '{' || c == '[') dots = 0;
+    line += c == '\n';
+  }
+}
+
 Table parse(std::string_view text, const std::string& name, const std::string& fixed_origin = "") {
+  check_depth(text, name);
   try {
     const toml::table parsed = toml::parse(text, name);
-    return std::get<Table>(convert(parsed, name, fixed_origin).data);
+    return std::get<Table>(convert(parsed, parsed.source().begin, "", {name, fixed_origin}).data);
   } catch (const toml::parse_error& error) {
     refuse(cat(name, ":", error.source().begin.line, ":", error.source().begin.column),
            std::string(error.description()), "mend the TOML syntax there");
@@ -63,11 +89,14 @@ void merge(Table& below, Table&& above) {
 }
 
 Table load(const Path& file, std::vector<Path>& chain) {
-  const Path canonical = std::filesystem::weakly_canonical(file);
+  std::error_code problem;
+  const Path canonical = std::filesystem::weakly_canonical(file, problem);
+  if (problem) refuse(file.string(), problem.message(), "check the path");
   if (std::find(chain.begin(), chain.end(), canonical) != chain.end())
     refuse(file.string(), "it includes itself through `base`", "remove one `base` of the loop");
   chain.push_back(canonical);
-  if (!std::filesystem::is_regular_file(file)) refuse(file.string(), "there is no such file", "check the path");
+  if (!std::filesystem::is_regular_file(file, problem))
+    refuse(file.string(), "there is no such file", "check the path");
   Table own = parse(read_file(file), file.string());
   Table out;
   if (const auto base = own.find("base"); base != own.end()) {
@@ -98,10 +127,22 @@ std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
-    if (c == '\n') out += "\\n";
-    else out += c;
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {  // TOML has no control characters in texts
+      char escaped[8];
+      std::snprintf(escaped, sizeof escaped, "\\u%04X", c);
+      out += escaped;
+    } else {
+      out += c;
+    }
   }
   return out + "\"";
+}
+
+std::string key_text(const std::string& key) {
+  const bool is_bare = !key.empty() && key.find_first_not_of(
+                                           "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                           "0123456789_-") == std::string::npos;
+  return is_bare ? key : quoted(key);
 }
 
 std::string inline_value(const Value& value);
@@ -132,7 +173,8 @@ struct Inline {
   }
   std::string operator()(const Table& v) const {
     std::string out = "{";
-    for (const auto& [key, value] : v) out += cat(out.size() > 1 ? ", " : "", key, " = ", inline_value(value));
+    for (const auto& [key, value] : v)
+      out += cat(out.size() > 1 ? ", " : "", key_text(key), " = ", inline_value(value));
     return out + "}";
   }
 };
@@ -141,18 +183,27 @@ std::string inline_value(const Value& value) { return std::visit(Inline{}, value
 
 bool is_table_array(const Value& value) {
   const auto* array = std::get_if<Array>(&value.data);
-  return array != nullptr && !array->empty() && std::holds_alternative<Table>(array->front().data);
+  return array != nullptr && !array->empty() && std::all_of(array->begin(), array->end(), [](const Value& item) {
+           return std::holds_alternative<Table>(item.data);
+         });
+}
+
+/// Names of files may hold anything; a comment may not.
+std::string comment(std::string text) {
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return text;
 }
 
 void print(const Table& table, const std::string& path, bool with_origins, std::string& out) {
   for (const auto& [key, value] : table) {
     if (std::holds_alternative<Table>(value.data) || is_table_array(value)) continue;
-    out += cat(key, " = ", inline_value(value));
-    if (with_origins) out += cat("  # ", value.origin);
+    out += cat(key_text(key), " = ", inline_value(value));
+    if (with_origins) out += cat("  # ", comment(value.origin));
     out += '\n';
   }
   for (const auto& [key, value] : table) {
-    const std::string name = path.empty() ? key : cat(path, ".", key);
+    const std::string name = path.empty() ? key_text(key) : cat(path, ".", key_text(key));
     if (const auto* child = std::get_if<Table>(&value.data)) {
       out += cat("\n[", name, "]\n");
       print(*child, name, with_origins, out);

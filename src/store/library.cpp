@@ -133,7 +133,9 @@ void write_library_index(const Path& folder) {
   table.attributes["instances"] = std::to_string(index.items.size());
   write_streamed_table(
       table, lengths,
-      [&](std::size_t row) { return std::string(reinterpret_cast<const char*>(lists[row]->data()), lengths[row]); },
+      [&](std::size_t row) {
+        return std::string_view(reinterpret_cast<const char*>(lists[row]->data()), lengths[row]);
+      },
       folder / kIndexName);
 }
 

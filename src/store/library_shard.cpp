@@ -17,6 +17,10 @@ namespace {
 
 using nlohmann::json;
 
+/// Of a plan (the largest planned so far has ten thousand). A number beyond it is no prompt but damage, and would take
+/// gigabytes for a list of empty texts.
+constexpr std::size_t kMostPrompts = 1 << 24;
+
 template <class T>
 void append(std::string& bytes, T value) {
   char raw[sizeof value];
@@ -124,7 +128,7 @@ LibraryTables documents_to_tables(const Table& table) {
     const json prompts = json::parse(table.documents.at("prompts"));
     for (const auto& [key, text] : prompts.items()) {
       const std::size_t index = std::stoul(key);
-      if (index >= (1u << 28)) throw std::out_of_range("prompt " + key);
+      if (index >= kMostPrompts) throw std::out_of_range("prompt " + key);
       if (index >= tables.prompts.size()) tables.prompts.resize(index + 1);
       tables.prompts[index] = text;
     }
@@ -256,7 +260,8 @@ std::vector<Instance> instances_of(const Table& table, LibraryTables* tables_out
 
 void write_library_shard(const Path& file, const std::vector<Instance>& instances, const LibraryTables& tables) {
   write_streamed_table(
-      columns_of(instances, tables), lengths_of(instances), [&](std::size_t row) { return instances[row].png; }, file);
+      columns_of(instances, tables), lengths_of(instances),
+      [&](std::size_t row) -> std::string_view { return instances[row].png; }, file);
 }
 
 std::vector<Instance> read_library_shard(const Path& file, LibraryTables* tables) {

@@ -44,13 +44,14 @@ void read_at(int fd, char* to, std::size_t count, std::uint64_t at, const Path& 
   }
 }
 
-Hash128 hash_of(int fd, std::uint64_t size, const Path& file) {
+Hash128 hash_of(int fd, std::uint64_t size, const Path& file, const SeePiece& see = {}) {
   HashStream hash;
   std::string piece(std::min<std::uint64_t>(size, kPiece), '\0');
   for (std::uint64_t at = 0; at < size; at += kPiece) {
     const std::size_t count = static_cast<std::size_t>(std::min<std::uint64_t>(kPiece, size - at));
     read_at(fd, piece.data(), count, at, file);
     hash.add({piece.data(), count});
+    if (see) see(at, {piece.data(), count});
   }
   return hash.get();
 }
@@ -69,12 +70,12 @@ Seal seal_of(int fd, const Path& file) {
 
 }  // namespace
 
-void append_seal(const Path& file) {
+void append_seal(const Path& file, const SeePiece& see) {
   Seal seal{};
   {
     const h5::ReadOnly content(file);
     seal.size = size_of(content.get(), file);
-    const Hash128 hash = hash_of(content.get(), seal.size, file);
+    const Hash128 hash = hash_of(content.get(), seal.size, file, see);
     std::memcpy(seal.magic, kMagic, sizeof seal.magic);
     seal.low = hash.low;
     seal.high = hash.high;

@@ -6,6 +6,9 @@
 // HDF5 parses it, and it is missing from every file that was cut off.
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string_view>
 
 #include "base/fs.hpp"
 
@@ -13,8 +16,11 @@ namespace divergen::store {
 
 inline constexpr std::size_t kSealBytes = 32;
 
-/// Appends the seal to a finished file. Throws Error(Io | NoSpace).
-void append_seal(const Path& file);
+/// Is shown the bytes of a file piece by piece, in order; `at`: where in the file the piece begins.
+using SeePiece = std::function<void(std::uint64_t at, std::string_view piece)>;
+
+/// Appends the seal to a finished file, for which all of it is read once; `see` looks on. Throws Error(Io | NoSpace).
+void append_seal(const Path& file, const SeePiece& see = {});
 /// Checks the seal against the whole file: one pass over its bytes. Throws Error(Data | Io).
 void check_seal(const Path& file);
 /// Checks only that the file has as many bytes as its seal says. Throws Error(Data | Io).

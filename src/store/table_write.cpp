@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "base/fault.hpp"
@@ -216,10 +217,9 @@ void check_room(std::uint64_t needed, const Path& path) {
 
 /// HDF5's close code is not believed (measured: it reports success on a full disk): everything is read back. `read`
 /// says whether the rows are those that were written.
-void check_written(const Path& part, const Path& path, const std::function<bool()>& read) {
+void check_written(const Path& path, const std::function<bool()>& read) {
   std::string problem;
   try {
-    check_seal_size(part);
     if (read()) return;
     problem = "its rows are not those that were written";
   } catch (const Error& error) {
@@ -231,19 +231,136 @@ void check_written(const Path& part, const Path& path, const std::function<bool(
                        "check the disk and its free space, then run the same command again: it continues"});
 }
 
-/// Writes, verifies and publishes, again when it fails for a while. `write` makes the part, `read` looks at it.
-void publish(const Path& path, std::uint64_t bytes, const std::function<void(const Path& part)>& write,
-             const std::function<bool(const Path& part)>& read) {
+/// Looks at the heap while the file is read for its seal: one reading serves both. Whether each row's bytes, as they
+/// stand in the file, have its hash.
+class HeapCheck {
+ public:
+  /// `of_columns`: hash of each row without its heap bytes; `hashes`: with them.
+  HeapCheck(const Path& part, const std::vector<std::uint64_t>& lengths, std::vector<std::uint64_t> of_columns,
+            const std::vector<std::uint64_t>& hashes)
+      : lengths_(lengths), of_columns_(std::move(of_columns)), hashes_(hashes) {
+    chunks_ = h5::Reader(part).chunks("heap");
+    is_in_order_ = std::is_sorted(chunks_.address.begin(), chunks_.address.end());
+    skip_empty_rows();
+  }
+  const std::vector<std::uint64_t>& of_columns() const { return of_columns_; }
+
+  /// The next piece of the file.
+  void see(std::uint64_t at, std::string_view piece) {
+    while (is_in_order_ && chunk_ < chunks_.address.size()) {
+      const std::uint64_t begin = chunks_.address[chunk_] + within_;
+      const std::uint64_t size = std::min(chunks_.chunk, chunks_.size - chunk_ * chunks_.chunk);
+      if (begin >= at + piece.size()) return;
+      if (begin < at) {  // chunks that overlap: no file of ours
+        is_good_ = false;
+        return;
+      }
+      const std::string_view bytes = piece.substr(begin - at, size - within_);
+      take(bytes);
+      within_ += bytes.size();
+      if (within_ < size) return;
+      within_ = 0;
+      ++chunk_;
+    }
+  }
+  /// Whether all rows were seen, and good. HDF5 writes its chunks in order; if it ever does not, nothing was looked at.
+  bool saw_all() const { return is_in_order_; }
+  bool is_good() const { return is_good_ && row_ == lengths_.size(); }
+
+ private:
+  void take(std::string_view bytes) {
+    while (!bytes.empty() && row_ < lengths_.size()) {
+      const std::string_view part = bytes.substr(0, lengths_[row_] - torn_.size());
+      bytes.remove_prefix(part.size());
+      if (torn_.empty() && part.size() == lengths_[row_]) {
+        check(part);
+        continue;
+      }
+      torn_ += part;  // a row that lies in several pieces is put together
+      if (torn_.size() < lengths_[row_]) return;
+      check(torn_);
+      torn_.clear();
+    }
+  }
+  void check(std::string_view row) {
+    is_good_ = is_good_ && hash64(row, of_columns_[row_]) == hashes_[row_];
+    ++row_;
+    skip_empty_rows();
+  }
+  void skip_empty_rows() {
+    for (; row_ < lengths_.size() && lengths_[row_] == 0; ++row_)
+      is_good_ = is_good_ && hash64({}, of_columns_[row_]) == hashes_[row_];
+  }
+
+  const std::vector<std::uint64_t>& lengths_;
+  std::vector<std::uint64_t> of_columns_;
+  const std::vector<std::uint64_t>& hashes_;
+  h5::Reader::Chunks chunks_;
+  std::size_t chunk_ = 0, row_ = 0;
+  std::uint64_t within_ = 0;  // of the chunk
+  std::string torn_;
+  bool is_in_order_ = false, is_good_ = true;
+};
+
+/// Hash of each row of a table with a heap, without its heap bytes; over them the row's hash goes on.
+std::vector<std::uint64_t> column_hashes(const Table& table) {
+  Table own(table.format(), table.version());
+  for (const Column& column : table.columns())
+    if (column.name != kRowHash && column.name != kHeapOffset && column.name != kHeapLength)
+      std::visit([&](const auto& v) { own.add(column.name, v); }, column.values);
+  if (own.columns().empty()) return std::vector<std::uint64_t>(table.rows(), hash64({}));
+  return own.row_hashes();
+}
+
+/// Whether the part holds a table with a heap whose columns are those that were meant and whose rows have these hashes.
+/// Of the heap, `seen` has looked at all rows; when it could not, they are read again, a row at a time.
+bool is_written(const Path& part, const HeapCheck& seen, const std::vector<std::uint64_t>& lengths,
+                const std::vector<std::uint64_t>& hashes) {
+  const TableFile file(part);
+  const Table& back = file.columns();
+  if (back.get<std::uint64_t>(kRowHash) != hashes || back.table_hash(hashes) != file.head().table_hash) return false;
+  if (column_hashes(back) != seen.of_columns()) return false;
+  const auto& offsets = back.get<std::uint64_t>(kHeapOffset);
+  if (back.get<std::uint64_t>(kHeapLength) != lengths) return false;
+  std::uint64_t at = 0;
+  for (std::size_t row = 0; row < lengths.size(); at += lengths[row++])
+    if (offsets[row] != at) return false;
+  if (seen.saw_all()) return seen.is_good();
+  for (std::size_t row = 0; row < hashes.size(); ++row)
+    if (hash64(file.heap_bytes(offsets[row], lengths[row]), seen.of_columns()[row]) != hashes[row]) return false;
+  return true;
+}
+
+/// Columns, and the heap where there is one; the hash of each row without the heap and with it.
+struct Contents {
+  const Table& columns;
+  bool has_heap = false;
+  std::vector<std::uint64_t> lengths, of_columns, hashes;
+  std::function<std::function<std::string_view()>()> pieces;  // of the heap, from its beginning
+};
+
+/// Writes, reads back, seals and publishes; again when it fails for a while.
+void publish(const Contents& contents, std::uint64_t bytes, const Path& path) {
   with_retries("writing " + path.string(), [&] {
     fault::reach("shard.start");
     check_room(bytes, path);
     const Path part = part_name(path);
     try {
-      write(part);
+      HeapSource heap{contents.lengths, contents.has_heap ? contents.pieces() : nullptr};
+      write_file(contents.columns, contents.hashes, contents.has_heap ? &heap : nullptr, part);
       fault::reach("shard.closed");
-      append_seal(part);
-      fault::reach("shard.sealed");
-      check_written(part, path, [&] { return read(part); });
+      check_written(path, [&] {
+        std::optional<HeapCheck> check;
+        if (contents.has_heap) check.emplace(part, contents.lengths, contents.of_columns, contents.hashes);
+        append_seal(part, check ? SeePiece([&](std::uint64_t at, std::string_view piece) { check->see(at, piece); })
+                                : SeePiece());
+        fault::reach("shard.sealed");
+        check_seal_size(part);
+        if (check) return is_written(part, *check, contents.lengths, contents.hashes);
+        std::vector<std::uint64_t> back;
+        read_unsealed_table(part, &back);
+        return back == contents.hashes;
+      });
       fault::reach("shard.verified");
       commit_file(part, path);
     } catch (...) {
@@ -253,69 +370,37 @@ void publish(const Path& path, std::uint64_t bytes, const std::function<void(con
   });
 }
 
-/// Whether the part holds a table with a heap whose columns are those of `columns` and whose rows have these hashes.
-/// Reads a row at a time.
-bool is_written(const Path& part, const Table& columns, const std::vector<std::uint64_t>& hashes) {
-  const TableFile file(part);
-  const Table& back = file.columns();
-  if (back.get<std::uint64_t>(kRowHash) != hashes || back.table_hash(hashes) != file.head().table_hash) return false;
-  Table own(back.format(), back.version());
-  for (const Column& column : back.columns())
-    if (column.name != kRowHash && column.name != kHeapOffset && column.name != kHeapLength)
-      std::visit([&](const auto& v) { own.add(column.name, v); }, column.values);
-  if (own.columns().size() != columns.columns().size()) return false;
-  const std::vector<std::uint64_t> of_columns = own.row_hashes();
-  const auto& offsets = back.get<std::uint64_t>(kHeapOffset);
-  const auto& lengths = back.get<std::uint64_t>(kHeapLength);
-  for (std::size_t row = 0; row < hashes.size(); ++row)
-    if (hash64(file.heap_bytes(offsets[row], lengths[row]), of_columns[row]) != hashes[row]) return false;
-  return true;
-}
-
 }  // namespace
 
 void write_table(const Table& table, const Path& path) {
-  const std::vector<std::uint64_t> hashes = table.row_hashes();
-  publish(
-      path, bytes_of(table),
-      [&](const Path& part) {
-        HeapSource heap;
-        for (std::size_t i = 0; table.has_heap() && i < table.rows(); ++i) heap.lengths.push_back(table.heap(i).size());
-        heap.next = [left = table.heap_bytes()]() mutable { return std::exchange(left, {}); };
-        write_file(table, hashes, table.has_heap() ? &heap : nullptr, part);
-      },
-      [&](const Path& part) {
-        if (!table.has_heap()) {
-          std::vector<std::uint64_t> back;
-          read_unsealed_table(part, &back);
-          return back == hashes;
-        }
-        return is_written(part, table, hashes);
-      });
+  Contents contents{table, table.has_heap(), {}, {}, table.row_hashes(), {}};
+  if (table.has_heap()) {
+    for (std::size_t i = 0; i < table.rows(); ++i) contents.lengths.push_back(table.heap(i).size());
+    contents.of_columns = column_hashes(table);
+    contents.pieces = [&] { return [left = table.heap_bytes()]() mutable { return std::exchange(left, {}); }; };
+  }
+  publish(contents, bytes_of(table), path);
 }
 
 void write_streamed_table(const Table& columns, const std::vector<std::uint64_t>& lengths,
-                          const std::function<std::string(std::size_t row)>& entry, const Path& path) {
+                          const std::function<std::string_view(std::size_t row)>& entry, const Path& path) {
   DIVERGEN_CHECK(!columns.has_heap() && columns.rows() == lengths.size(), columns.rows(), " ", lengths.size());
-  std::vector<std::uint64_t> hashes = columns.row_hashes();
+  Contents contents{columns, true, lengths, columns.row_hashes(), {}, {}};
   std::uint64_t bytes = bytes_of(columns);
-  for (std::size_t row = 0; row < hashes.size(); ++row) {
-    const std::string text = entry(row);
+  for (std::size_t row = 0; row < lengths.size(); ++row) {
+    const std::string_view text = entry(row);
     DIVERGEN_CHECK(text.size() == lengths[row], row, ": ", text.size(), " bytes, not ", lengths[row]);
-    hashes[row] = hash64(text, hashes[row]);
+    contents.hashes.push_back(hash64(text, contents.of_columns[row]));
     bytes += text.size();
   }
-  publish(
-      path, bytes,
-      [&](const Path& part) {
-        std::string text;
-        HeapSource heap{lengths, [&, row = std::size_t{0}]() mutable -> std::string_view {
-                          for (text.clear(); text.empty() && row < lengths.size(); ++row) text = entry(row);
-                          return text;
-                        }};
-        write_file(columns, hashes, &heap, part);
-      },
-      [&](const Path& part) { return is_written(part, columns, hashes); });
+  contents.pieces = [&] {
+    return [&, row = std::size_t{0}]() mutable -> std::string_view {
+      std::string_view text;
+      while (text.empty() && row < lengths.size()) text = entry(row++);
+      return text;
+    };
+  };
+  publish(contents, bytes, path);
 }
 
 }  // namespace divergen::store

@@ -1,6 +1,7 @@
 #include "stages/common/sharded.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <optional>
@@ -11,10 +12,12 @@
 #include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/rng.hpp"
 #include "base/text.hpp"
 #include "base/walltime.hpp"
 #include "comm/progress.hpp"
 #include "comm/work_queue.hpp"
+#include "stages/common/starts.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -202,31 +205,6 @@ json to_json(const Work& work, const Tally& checked) {
           {"item_seconds_sum", work.item_seconds.sum()}};
 }
 
-/// Seconds of all starts with this fingerprint: one line for each start that ended in order.
-class Journal {
- public:
-  Journal(const RunContext& context, const ShardedStage& stage)
-      : file_(context.dir.record(stage.name).parent_path() / (stage.name + ".starts")), stage_(stage) {}
-
-  void append(double seconds) const {
-    make_folder(file_.parent_path());
-    append_line(file_, json{{"fingerprint", stage_.fingerprint}, {"seconds", seconds}}.dump());
-  }
-  double seconds() const {
-    double sum = 0;
-    if (!std::filesystem::exists(file_)) return sum;
-    for (const std::string& line : split(read_file(file_), '\n')) {
-      const json entry = json::parse(line, nullptr, false);  // a torn line is not JSON
-      if (entry.is_object() && entry.value("fingerprint", "") == stage_.fingerprint) sum += entry.value("seconds", 0.0);
-    }
-    return sum;
-  }
-
- private:
-  Path file_;
-  const ShardedStage& stage_;
-};
-
 StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>& ranks, double seconds) {
   StageRecord record;
   record.stage = stage.name;
@@ -286,6 +264,14 @@ void end_early(const RunContext& context, const ShardedStage& stage, const Work&
                               "run the same command again: it continues"});
 }
 
+/// With DIVERGEN_CLAIM_SHUFFLE=<number>, ranks claim the shards in another order, the same on all of them: tests show
+/// that no result depends on it.
+void shuffle_claims(const ShardedStage& stage, std::vector<std::size_t>& open) {
+  const char* number = std::getenv("DIVERGEN_CLAIM_SHUFFLE");
+  if (number != nullptr && *number != '\0')
+    Rng(derive_seed(std::strtoull(number, nullptr, 10), stage.name)).shuffle(open);
+}
+
 }  // namespace
 
 void run_sharded(const RunContext& context, const ShardedStage& stage) {
@@ -297,13 +283,15 @@ void run_sharded(const RunContext& context, const ShardedStage& stage) {
   if (world.is_root()) remove_quietly(context.dir.record(stage.name));  // it does not hold for what is made now
 
   Tally checked;
-  const std::vector<std::size_t> open = open_shards(context, stage, present, checked);
+  std::vector<std::size_t> open = open_shards(context, stage, present, checked);
+  shuffle_claims(stage, open);
   if (world.is_root() && !open.empty())
     log::info(stage.name, ": ", open.size(), " of ", stage.shards, " shards to make on ", world.size(), " ranks");
   if (!open.empty() && stage.prepare) stage.prepare();
   const Work work = make_shards(context, stage, open);
 
-  const Journal journal(context, stage);
+  const StartsJournal journal(context.dir.record(stage.name).parent_path() / (stage.name + ".starts"),
+                              stage.fingerprint);
   world.together([&] {
     if (world.is_root()) journal.append(epoch_seconds() - start);
   });

@@ -12,6 +12,7 @@ namespace divergen::stages::report {
 namespace {
 
 constexpr std::size_t kMostRows = 40;     // categories shown of each frequency group
+constexpr std::size_t kMostTiles = 160;   // of a group of many categories with a picture or two each
 constexpr std::size_t kMostSamples = 12;  // training samples shown of each training
 constexpr std::size_t kMostDetections = 12, kOpenDetections = 4;
 constexpr int kSampleWidth = 320, kDetectionWidth = 640;  // px stored
@@ -22,7 +23,8 @@ std::string words(std::string reason) {
   return reason;
 }
 
-std::string tile_html(const Tile& tile, bool judged) {
+/// `name`: written under the tile, where no row tells whose it is.
+std::string tile_html(const Tile& tile, bool judged, const std::string& name = "") {
   std::string tip = tile.prompt;
   if (!tile.generator.empty()) tip += cat(tip.empty() ? "" : "\n", tile.generator);
   if (judged) {
@@ -34,6 +36,7 @@ std::string tile_html(const Tile& tile, bool judged) {
   std::string caption;
   if (!kept) caption = html_escape(words(tile.reason));
   else if (judged) caption = tile.similarity > -1 ? fixed(tile.similarity, 2) : "–";
+  if (!name.empty()) caption = cat(html_escape(name), kept ? "" : cat("<br>", caption));
   return cat("<figure class=\"tile", kept ? "" : " no", "\" title=\"", html_escape(tip), "\"><img src=\"", tile.uri,
              "\" alt=\"", html_escape(tile.prompt.empty() ? "generated picture" : tile.prompt), "\" loading=\"lazy\">",
              caption.empty() ? "" : cat("<figcaption>", caption, "</figcaption>"), "</figure>");
@@ -64,6 +67,60 @@ std::vector<NamedRow> rows_of_group(const RunFacts& facts, const ContactSheets& 
   }
   std::sort(rows.begin(), rows.end(), [](const NamedRow& a, const NamedRow& b) { return a.name < b.name; });
   return rows;
+}
+
+/// A run with a picture or two of each of very many categories: one sheet of tiles, spread evenly over the names.
+bool is_mosaic(const std::vector<NamedRow>& rows) {
+  return rows.size() > kMostRows && std::all_of(rows.begin(), rows.end(), [](const NamedRow& row) {
+           return row.row->kept_tiles.size() + row.row->rejected_tiles.size() <= 2;
+         });
+}
+
+struct GroupHtml {
+  std::string body;
+  std::size_t shown = 0;  // categories
+  bool is_full = false;   // the page has no more room
+};
+
+GroupHtml mosaic_html(const std::vector<NamedRow>& rows, bool judged, PictureBudget& budget) {
+  GroupHtml out;
+  const std::size_t most = std::min(rows.size(), kMostTiles);
+  for (std::size_t i = 0; i < most && !out.is_full; ++i) {
+    const NamedRow& row = rows[i * rows.size() / most];
+    const auto& tiles = row.row->kept_tiles.empty() ? row.row->rejected_tiles : row.row->kept_tiles;
+    if (tiles.empty()) continue;
+    const std::string html = tile_html(tiles.front(), judged, row.name);
+    out.is_full = !budget.take(html);
+    if (out.is_full) break;
+    out.body += html;
+    ++out.shown;
+  }
+  out.body = cat("<div class=\"tiles mosaic\">", out.body, "</div>\n");
+  return out;
+}
+
+GroupHtml rows_html(const std::vector<NamedRow>& rows, bool judged, PictureBudget& budget) {
+  GroupHtml out;
+  for (const NamedRow& row : rows) {
+    if (out.shown == kMostRows) break;
+    const std::string html = row_html(*row.row, row.name, judged);
+    out.is_full = !budget.take(html);
+    if (out.is_full) break;
+    out.body += html;
+    ++out.shown;
+  }
+  return out;
+}
+
+/// "412 of 461 pictures kept": of those that were read.
+std::string kept_of(const std::vector<NamedRow>& rows, bool judged) {
+  std::int64_t seen = 0, kept = 0;
+  for (const NamedRow& row : rows) {
+    seen += row.row->seen;
+    kept += row.row->kept;
+  }
+  return judged ? cat(with_thousands(kept), " of ", with_thousands(seen), " pictures kept")
+                : cat(with_thousands(seen), " pictures");
 }
 
 std::vector<Path> pictures_in(const Path& folder) {
@@ -102,20 +159,15 @@ std::string sheets_section(const RunFacts& facts, const ContactSheets& sheets, P
   for (const char* group : {"rare", "common", "frequent", "other", "extra"}) {
     const auto rows = rows_of_group(facts, sheets, group);
     if (rows.empty()) continue;
-    std::string body;
-    std::size_t shown = 0;
-    for (const NamedRow& row : rows) {
-      if (shown == kMostRows || is_full) break;
-      const std::string html = row_html(*row.row, row.name, sheets.judged);
-      is_full = !budget.take(html);
-      if (is_full) break;
-      body += html;
-      ++shown;
-    }
-    const std::string count = cat(shown < rows.size() ? cat(shown, " of ", rows.size()) : std::to_string(rows.size()),
-                                  rows.size() == 1 ? " category" : " categories");
+    const GroupHtml sheet = is_full           ? GroupHtml{"", 0, true}
+                            : is_mosaic(rows) ? mosaic_html(rows, sheets.judged, budget)
+                                              : rows_html(rows, sheets.judged, budget);
+    is_full = sheet.is_full;
+    const std::string count =
+        cat(sheet.shown < rows.size() ? cat(sheet.shown, " of ", rows.size()) : std::to_string(rows.size()),
+            rows.size() == 1 ? " category" : " categories", " · ", kept_of(rows, sheets.judged));
     const std::string badge = cat("<span class=\"badge ", group, "\">", group, "</span>");
-    out += fold(cat(badge, " <span class=\"dim\">", count, "</span>"), body, is_first);
+    out += fold(cat(badge, " <span class=\"dim\">", count, "</span>"), sheet.body, is_first);
     is_first = false;
   }
   return out;

@@ -64,6 +64,7 @@ details{margin:.7em 0}summary{cursor:pointer;font-weight:500;padding:.25em 0}sum
 .tiles{display:flex;flex-wrap:wrap;gap:8px}
 .tile{margin:0;width:66px}.tile img{width:66px;display:block;border-radius:5px;background:var(--faint)}
 .tile figcaption{font-size:.66rem;line-height:1.25;margin-top:3px;text-align:center;font-variant-numeric:tabular-nums}
+.mosaic figcaption{overflow-wrap:anywhere}
 .tile.no{margin-left:0}.tile.no img{opacity:.74;filter:saturate(.6)}.tile.no figcaption{color:var(--down)}
 .gap{width:1px;background:var(--line);align-self:stretch;margin:0 5px}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(200px,1fr));gap:14px}

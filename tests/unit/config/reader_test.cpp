@@ -61,7 +61,7 @@ TEST_F(Layers, LaterLayersAndOverridesWin) {
 TEST_F(Layers, UnknownKeyNamesFileLineAndNearest) {
   const std::string text = outcome("[train]\nstps = 3\n");
 
-  EXPECT_NE(text.find("c.toml:2 train.stps"), std::string::npos) << text;
+  EXPECT_NE(text.find("c.toml:2:1 train.stps"), std::string::npos) << text;
   EXPECT_NE(text.find("did you mean 'steps'"), std::string::npos) << text;
 }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/error.hpp"
+#include "stages/common/starts.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -106,6 +107,18 @@ TEST_F(Watch, AFileSystemThatTakesNothingDoesNotEndAStage) {
   Heartbeat beat(dir(), "generate", 1, "n1");
   EXPECT_NO_THROW(beat(view_of("generate", 1, 2)));
   EXPECT_NO_THROW(beat.note_stop("SIGTERM"));
+}
+
+TEST_F(Watch, TheJournalOfStartsPassesOverWhatIsNoLineOfIts) {
+  const StartsJournal journal(root_ / "stages/generate.starts", "abc");
+  EXPECT_EQ(journal.seconds(), 0);
+  journal.append(1.5);
+  for (const char* line : {"{\"fingerprint\": 5, \"seconds\": 7}", "{\"fingerprint\": \"abc\", \"seconds\": \"7\"}",
+                           "[1]", "{\"fingerprint\": \"other\", \"seconds\": 7}", "{\"fingerprint\": \"abc\"}", "",
+                           "null", "{\"fingerprint\": \"abc\", \"seco"})
+    append_line(root_ / "stages/generate.starts", line);
+  journal.append(2);
+  EXPECT_EQ(journal.seconds(), 3.5);
 }
 
 TEST_F(Watch, PrometheusTextIsWhatItsFormatSays) {
