@@ -15,6 +15,7 @@
 #include "base/rng.hpp"
 #include "base/text.hpp"
 #include "base/walltime.hpp"
+#include "comm/claims.hpp"
 #include "comm/progress.hpp"
 #include "comm/work_queue.hpp"
 #include "stages/common/starts.hpp"
@@ -111,10 +112,10 @@ std::vector<std::size_t> open_shards(const RunContext& context, const ShardedSta
   if (world.is_root() && is_whole[stage.shards] > 0)
     log::warn(stage.name, ": ", is_whole[stage.shards],
               " shards were made with other settings, weights or earlier results, and are made again");
-  std::vector<std::size_t> open;
+  comm::ResumeMap map(stage.shards);
   for (std::size_t i = 0; i < stage.shards; ++i)
-    if (is_whole[i] == 0) open.push_back(i);
-  return open;
+    if (is_whole[i] != 0) map.set_done(i);
+  return map.open();
 }
 
 /// What one rank did, and how it ended.

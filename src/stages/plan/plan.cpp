@@ -78,15 +78,25 @@ class PromptTable {
 
 }  // namespace
 
+std::vector<Plan::Range> cut_shards(const std::vector<std::size_t>& items_of_generator, std::size_t shard_items) {
+  std::vector<Plan::Range> ranges;
+  std::size_t first = 0;
+  for (const std::size_t items : items_of_generator)
+    for (const std::size_t end = first + items; first < end;) {
+      const std::size_t last = std::min(end, first + shard_items);
+      ranges.push_back({first, last});
+      first = last;
+    }
+  return ranges;
+}
+
 void Plan::cut_shards() {
-  ranges_.clear();
-  const auto step = static_cast<std::size_t>(shard_items);
-  for (std::size_t first = 0; first < size();) {
-    std::size_t last = first;
-    while (last < size() && last - first < step && generator[last] == generator[first]) ++last;
-    ranges_.push_back({first, last});
-    first = last;
+  std::vector<std::size_t> items_of_generator;
+  for (std::size_t i = 0; i < size(); ++i) {
+    if (i == 0 || generator[i] != generator[i - 1]) items_of_generator.push_back(0);
+    ++items_of_generator.back();
   }
+  ranges_ = stages::cut_shards(items_of_generator, static_cast<std::size_t>(shard_items));
 }
 
 std::size_t Plan::shards() const { return ranges_.size(); }

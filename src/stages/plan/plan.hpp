@@ -68,6 +68,9 @@ struct Plan {
   std::vector<Range> ranges_;
 };
 
+/// How the rows of a plan with so many items of each generator, one generator after another, are cut into shards.
+std::vector<Plan::Range> cut_shards(const std::vector<std::size_t>& items_of_generator, std::size_t shard_items);
+
 /// A category with a quota has exactly that many items of a generator, spread over its prompts as evenly as whole
 /// numbers allow, the first prompts first; without one, samples_per_prompt of each. An item that two plans share is the
 /// same in both. A category without prompts in a generator's sources has no items of that generator. Throws

@@ -110,6 +110,17 @@ ItemTimes ItemTimes::recorded(const LogHistogram& seconds, std::string source) {
   return out;
 }
 
+ItemTimes ItemTimes::scaled_to(double mean) const {
+  check_range("mean", mean, mean);
+  DIVERGEN_CHECK(mean_ > 0, mean_);
+  ItemTimes out(cat(text_, ", scaled to a mean of ", human_seconds(mean)));
+  std::vector<double> points = table_;
+  for (double& point : points) point *= mean / mean_;
+  out.tabulate(points);
+  out.per_shard_ = per_shard_;
+  return out;
+}
+
 ItemTimes ItemTimes::parse(std::string_view text) {
   const std::size_t colon = text.find(':');
   if (colon == std::string_view::npos) bad_text(text);

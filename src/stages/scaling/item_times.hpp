@@ -29,6 +29,9 @@ class ItemTimes {
   /// From a file that write_item_times() wrote. Throws Error(Io | Data).
   static ItemTimes of_file(const Path& file);
 
+  /// The same spread around another mean: measured on small models, for large ones.
+  ItemTimes scaled_to(double mean) const;
+
   /// Seconds below which a share u (0 .. 1) of all items lies: draws when u is uniform.
   double quantile(double u) const;
   double mean() const { return mean_; }

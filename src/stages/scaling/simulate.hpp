@@ -32,28 +32,32 @@ struct FileSystemModel {
 
 /// From the launch to the first claim.
 struct StartModel {
-  double launch = 5;                // seconds of srun or mpirun and MPI_Init on one node
-  double launch_per_doubling = 1;   // more for each doubling of the nodes
-  double metadata_operations = 30;  // of each node: programs and libraries are opened once a node, then cached
-  double weight_bytes = 0;          // read by each node from the shared file system
-  double load_seconds = 0;          // of each rank: what a load takes with the bytes in memory
+  double launch = 5;               // seconds of srun or mpirun and MPI_Init on one node
+  double launch_per_doubling = 1;  // more for each doubling of the nodes
+  // Of the metadata server: programs and libraries, cached by the node (an image or a broadcast copy: slurm/README.md);
+  // plan, weights and logs, opened by each rank.
+  double metadata_per_node = 50, metadata_per_rank = 10;
+  double weight_bytes = 0;  // read by each node from the shared file system, by all nodes at once
+  double load_seconds = 0;  // of each rank: what a load takes with the bytes in memory
 };
 
-/// One commit of a shard by store::write_table. `measure_commit` fills it from the real code.
+/// One commit of a shard by store::write_table. measure_commit() fills in the times of the real code.
 struct CommitModel {
-  double seconds = 0.005;           // of the rank: making, checking and closing the file
-  double seconds_per_byte = 2e-9;   // the same, that grows with the bytes
-  double metadata_operations = 13;  // counted in the real code (tests/unit/stages/simulate_test.cpp)
-  double bytes_per_item = 500e3;    // a 512 px picture as PNG
+  double seconds = 0.005;          // of the rank: making, checking and closing the file
+  double seconds_per_byte = 2e-9;  // the same, that grows with the bytes
+  double metadata_operations =
+      17;  // opens, flushes, renames; counted in the real code (tests/unit/stages/simulate_test.cpp)
+  double bytes_per_item = 500e3;  // a 512 px picture as PNG
 };
 
-/// What the queue's messages cost (comm/work_queue.cpp).
+/// What the queue's messages cost; the pauses are those of comm/work_queue.cpp.
 struct QueueModel {
   double draw = 2e-6;              // seconds of a rank that finds work on its node
   double message = 5e-6;           // one way between nodes
-  double agent_pause = 0.0005;     // longest time until a node's agent notices
-  double steward_pause = 0.002;    // longest time until the steward looks for messages again when it was idle
-  double steward_service = 10e-6;  // of the steward, one request
+  double agent_pause = 0.0005;     // until a node's agent looks at its memory
+  double answer_pause = 0.0002;    // until it sees an answer, and until a waiting rank sees the block
+  double steward_pause = 0.002;    // until the steward looks for messages again when it had none
+  double steward_service = 10e-6;  // of the steward, one message
 };
 
 struct SimulationInput {
@@ -95,7 +99,8 @@ struct SimulationResult {
   double first_item = 0;             // when the first rank started to work
   double last_claim = 0;             // when the last work was handed out
   double ready_spread = 0;           // between the first and the last rank's readiness
-  double busy_until_last_claim = 0;  // share of the time between readiness and last_claim in which a rank had work
+  double busy_until_last_claim = 0;  // 1 if no rank waits for a claim before last_claim; share of the time between
+                                     // readiness and last_claim in which a rank had work
   double tail_seconds = 0;           // in which the last 5 % of the shards were finished
   std::int64_t claims = 0;           // of ranks
   std::int64_t blocks = 0;           // that nodes asked the steward for
@@ -106,7 +111,7 @@ struct SimulationResult {
   std::string basis;  // what was assumed, for the page: times, launch, load, file system
 };
 
-/// Pure and deterministic; 100,000 ranks with 2 million shards take some ten seconds and under 1 GB. Throws
+/// Pure and deterministic; 100,000 ranks with 2 million shards take some seconds and well under 1 GB. Throws
 /// Error(Usage) for impossible input (no ranks, no items, negative times).
 SimulationResult simulate(const SimulationInput& input);
 
@@ -117,9 +122,12 @@ struct WeakScaling {
 };
 WeakScaling simulate_weak(SimulationInput input, std::int64_t items_per_rank);
 
-/// Times the real store::write_table with shards of `items` rows and `bytes_per_item` bytes each in `folder`, five
-/// times each, and keeps the median. The bytes' writing is in it where the folder's file system makes it wait: measure
-/// on a file system in memory to leave that to FileSystemModel. Throws Error(Io | NoSpace).
+/// Seconds of a shard's items on a rank of average speed: what a run with synthetic items has to take to be compared.
+double shard_seconds(const SimulationInput& input, std::size_t shard, std::int64_t items);
+
+/// Times the real store::write_table with shards of `items` rows and `bytes_per_item` bytes each in `folder`, and with
+/// next to no bytes, five times each, and keeps the medians. The file system's share is in them: measure in memory to
+/// leave that to FileSystemModel. Throws Error(Io | NoSpace).
 CommitModel measure_commit(const Path& folder, std::int64_t items, double bytes_per_item);
 
 }  // namespace divergen::stages
