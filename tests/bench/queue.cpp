@@ -68,25 +68,35 @@ void predict(comm::World& world) {
 }
 
 void scale(const Path& file) {
-  for (const std::int64_t ranks : {1'000, 10'000, 100'000})
-    for (const std::int64_t items : {128, 320, 1280}) {
+  struct Case {
+    std::int64_t ranks, items, shard_items;
+  };
+  const std::vector<Case> cases{{1'000, 1280, 64}, {10'000, 1280, 64}, {10'000, 1280, 16}, {10'000, 320, 64},
+                                {10'000, 320, 16}, {10'000, 128, 16},  {100'000, 1280, 64}};
+  for (const bool broadcast : {false, true})
+    for (const auto& [ranks, items, shard_items] : cases) {
       stages::SimulationInput input;
       input.ranks = ranks;
+      input.shard_items = shard_items;
       input.times = stages::ItemTimes::of_file(file).scaled_to(6);  // full-size models: reference/reliability.md §8
-      input.start.weight_bytes = 10e9;
-      input.start.load_seconds = 20;
+      // 10 GB of weights: each node reads them from the shared file system, or they are copied to the nodes as a tree
+      // (sbcast), which takes as long as two nodes' links do.
+      input.start.weight_bytes = broadcast ? 0 : 10e9;
+      input.start.load_seconds = broadcast ? 24 : 20;
       const auto start = std::chrono::steady_clock::now();
       const stages::WeakScaling weak = stages::simulate_weak(input, items);
       const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       const auto& r = weak.all;
       std::printf(
           "{\"name\": \"queue.scale\", \"basis\": \"simulated\", \"ranks\": %lld, \"items_per_rank\": %lld, "
+          "\"shard_items\": %lld, \"broadcast\": %s, "
           "\"weak_efficiency\": %.4f, \"makespan\": %.1f, \"start_up\": %.4f, \"load\": %.4f, \"steady\": %.4f, "
           "\"commit\": %.4f, \"io_wait\": %.4f, \"queue\": %.5f, \"tail\": %.4f, \"busy\": %.5f, "
           "\"messages\": %lld, \"steward_busy\": %.5f, \"metadata_busy\": %.5f, \"seconds_to_simulate\": %.1f}\n",
-          static_cast<long long>(ranks), static_cast<long long>(items), weak.efficiency, r.makespan, r.shares.start_up,
-          r.shares.load, r.shares.steady, r.shares.commit, r.shares.io_wait, r.shares.queue, r.shares.tail,
-          r.busy_until_last_claim, static_cast<long long>(r.messages), r.steward_busy, r.metadata_busy, took);
+          static_cast<long long>(ranks), static_cast<long long>(items), static_cast<long long>(shard_items),
+          broadcast ? "true" : "false", weak.efficiency, r.makespan, r.shares.start_up, r.shares.load, r.shares.steady,
+          r.shares.commit, r.shares.io_wait, r.shares.queue, r.shares.tail, r.busy_until_last_claim,
+          static_cast<long long>(r.messages), r.steward_busy, r.metadata_busy, took);
       std::fflush(stdout);
     }
 }

@@ -46,8 +46,8 @@ inline stages::SimulationInput synthetic_input(const comm::World& world, std::in
 
 /// Collective. Makes the shards of `input` in `folder`, which is the same on all ranks and holds no earlier run.
 inline SyntheticResult run_synthetic(comm::World& world, const stages::SimulationInput& input, const Path& folder) {
-  const std::vector<stages::Plan::Range> ranges =
-      stages::cut_shards({static_cast<std::size_t>(input.items)}, static_cast<std::size_t>(input.shard_items));
+  const auto all = static_cast<std::size_t>(input.items), each = static_cast<std::size_t>(input.shard_items);
+  const std::vector<stages::Plan::Range> ranges = stages::cut_shards({all}, each, stages::taper_start(all, each));
   std::vector<std::pair<double, double>> spans;  // of this rank's shards: begun, made
   stages::ShardedStage stage;
   stage.name = "generate";

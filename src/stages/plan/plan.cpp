@@ -78,12 +78,21 @@ class PromptTable {
 
 }  // namespace
 
-std::vector<Plan::Range> cut_shards(const std::vector<std::size_t>& items_of_generator, std::size_t shard_items) {
+std::int64_t taper_start(std::size_t items, std::size_t shard_items) {
+  constexpr std::size_t kLeastShards = 1024, kPart = 8;
+  return items / shard_items < kLeastShards ? Plan::kNoTaper : static_cast<std::int64_t>(items - items / kPart);
+}
+
+std::vector<Plan::Range> cut_shards(const std::vector<std::size_t>& items_of_generator, std::size_t shard_items,
+                                    std::int64_t taper_from) {
+  constexpr std::size_t kCut = 4;
+  const std::size_t small = std::max<std::size_t>(shard_items / kCut, 1);
   std::vector<Plan::Range> ranges;
   std::size_t first = 0;
   for (const std::size_t items : items_of_generator)
     for (const std::size_t end = first + items; first < end;) {
-      const std::size_t last = std::min(end, first + shard_items);
+      const bool tapers = static_cast<std::int64_t>(first) >= taper_from;
+      const std::size_t last = std::min(end, first + (tapers ? small : shard_items));
       ranges.push_back({first, last});
       first = last;
     }
@@ -96,7 +105,7 @@ void Plan::cut_shards() {
     if (i == 0 || generator[i] != generator[i - 1]) items_of_generator.push_back(0);
     ++items_of_generator.back();
   }
-  ranges_ = stages::cut_shards(items_of_generator, static_cast<std::size_t>(shard_items));
+  ranges_ = stages::cut_shards(items_of_generator, static_cast<std::size_t>(shard_items), taper_from);
 }
 
 std::size_t Plan::shards() const { return ranges_.size(); }
@@ -108,6 +117,7 @@ Plan::Range Plan::shard(std::size_t index) const {
 
 std::uint64_t Plan::hash() const {
   std::uint64_t h = hash64(cat(kFormat, kVersion, ":", shard_items));
+  if (taper_from != kNoTaper) h = hash64(cat("taper:", taper_from), h);
   for (const std::uint64_t id : item_id) h = hash64({reinterpret_cast<const char*>(&id), sizeof id}, h);
   for (const auto& name : generators) h = hash64(name, h);
   for (const auto& category : categories)
@@ -178,6 +188,7 @@ Plan make_plan(const PlanInput& input) {
             "add prompts for the planned categories, or use a template source"});
   }
   check_ids(plan);
+  plan.taper_from = taper_start(plan.size(), static_cast<std::size_t>(plan.shard_items));
   plan.cut_shards();
   return plan;
 }
@@ -197,6 +208,7 @@ void write_plan(const Plan& plan, const Path& file) {
   table.documents["prompts"] = nlohmann::json(plan.prompts).dump();
   table.documents["generators"] = nlohmann::json(plan.generators).dump();
   table.attributes["shard_items"] = std::to_string(plan.shard_items);
+  if (plan.taper_from != Plan::kNoTaper) table.attributes["taper_from"] = std::to_string(plan.taper_from);
   store::write_table(table, file);
 }
 
@@ -218,6 +230,8 @@ Plan read_plan(const Path& file) {
   plan.prompts = nlohmann::json::parse(table.documents.at("prompts")).get<std::vector<std::string>>();
   plan.generators = nlohmann::json::parse(table.documents.at("generators")).get<std::vector<std::string>>();
   plan.shard_items = std::stoi(table.attributes.at("shard_items"));
+  if (const auto taper = table.attributes.find("taper_from"); taper != table.attributes.end())
+    plan.taper_from = std::stoll(taper->second);
   plan.cut_shards();
   return plan;
 }

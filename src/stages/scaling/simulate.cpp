@@ -130,7 +130,9 @@ SimulationResult simulate(const SimulationInput& input) {
     items_of_generator.push_back(static_cast<std::size_t>(std::max<std::int64_t>(planned, 0)));
   }
   check_input(input, planned);
-  const std::vector<Plan::Range> ranges = cut_shards(items_of_generator, static_cast<std::size_t>(input.shard_items));
+  const auto shard_items = static_cast<std::size_t>(input.shard_items);
+  const std::vector<Plan::Range> ranges =
+      cut_shards(items_of_generator, shard_items, taper_start(static_cast<std::size_t>(planned), shard_items));
   if (input.shards_done < 0 || input.shards_done >= static_cast<std::int64_t>(ranges.size()))
     impossible("shards_done", cat(input.shards_done, " of ", ranges.size(), " shards are done"));
   comm::ResumeMap map(ranges.size());
@@ -142,18 +144,23 @@ SimulationResult simulate(const SimulationInput& input) {
 }
 
 WeakScaling simulate_weak(SimulationInput input, std::int64_t items_per_rank) {
-  const auto of = [&](std::int64_t ranks) {
+  constexpr std::uint64_t kSeeds = 200;
+  input.items_of_generator.clear();
+  input.shards_done = 0;
+  const auto of = [&](std::int64_t ranks, std::uint64_t seed) {
     SimulationInput at = input;
     at.ranks = ranks;
     at.items = items_per_rank * ranks;
-    at.items_of_generator.clear();
-    at.shards_done = 0;
+    at.seed = seed;
     return simulate(at);
   };
   WeakScaling out;
-  out.one = of(1);
-  out.all = of(input.ranks);
-  out.efficiency = out.one.makespan / out.all.makespan;
+  for (std::uint64_t i = 0; i < kSeeds; ++i) {
+    out.one = of(1, derive_seed(input.seed, "one rank", {i}));
+    out.one_seconds += out.one.makespan / static_cast<double>(kSeeds);
+  }
+  out.all = of(input.ranks, input.seed);
+  out.efficiency = out.one_seconds / out.all.makespan;
   return out;
 }
 

@@ -115,9 +115,12 @@ struct SimulationResult {
 /// Error(Usage) for impossible input (no ranks, no items, negative times).
 SimulationResult simulate(const SimulationInput& input);
 
-/// The same work for each rank (items = items_per_rank x ranks) on 1 and on `input.ranks` ranks.
+/// The same work for each rank (items = items_per_rank x ranks) on 1 and on `input.ranks` ranks. One rank makes few
+/// shards, whose times are a matter of luck: its time is the mean over many seeds, so that luck is no efficiency.
 struct WeakScaling {
-  SimulationResult one, all;
+  double one_seconds = 0;  // T_1
+  SimulationResult one;    // of one of the seeds
+  SimulationResult all;
   double efficiency = 0;  // T_1 / T_p (reference/reliability.md §7)
 };
 WeakScaling simulate_weak(SimulationInput input, std::int64_t items_per_rank);

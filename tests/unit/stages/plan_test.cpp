@@ -57,6 +57,32 @@ TEST(Plan, ShardsCoverAllItemsAndKeepToOneGenerator) {
   EXPECT_EQ(next, plan.size());
 }
 
+TEST(Plan, LargeOnesEndInSmallShards) {
+  PlanInput input = two_by_two();
+  input.shard_items = 8;
+  input.generators[0].samples_per_prompt = 3000;
+  const Plan plan = make_plan(input);
+  ASSERT_GE(plan.size(), 1024u * 8);
+  ASSERT_EQ(plan.taper_from, static_cast<std::int64_t>(plan.size() - plan.size() / 8));
+  std::size_t next = 0, small = 0;
+  for (std::size_t i = 0; i < plan.shards(); ++i) {
+    const auto [first, last] = plan.shard(i);
+    EXPECT_EQ(first, next);
+    EXPECT_LE(last - first, static_cast<std::int64_t>(first) < plan.taper_from ? 8u : 2u);
+    EXPECT_EQ(plan.generator[first], plan.generator[last - 1]);
+    small += last - first == 2;
+    next = last;
+  }
+  EXPECT_EQ(next, plan.size());
+  EXPECT_NEAR(static_cast<double>(small), static_cast<double>(plan.size()) / 16, 8);
+
+  const test::TemporaryFolder folder;
+  write_plan(plan, folder.path() / "plan.h5");
+  const Plan back = read_plan(folder.path() / "plan.h5");
+  EXPECT_EQ(back.shards(), plan.shards());
+  EXPECT_EQ(back.hash(), plan.hash());
+}
+
 TEST(Plan, KeepsItemsWhenCategoriesAreAdded) {
   PlanInput more = two_by_two();
   more.categories.insert(more.categories.begin(), {1, "ant", "r", false, {{"manual", {"an ant"}}}});
