@@ -236,7 +236,7 @@ TEST(Simulate, ACommitTakesTheOperationsThatTheModelCounts) {
   EXPECT_GT(measured.seconds_per_byte, 0);
   // Ten commits, and what measuring itself does.
   std::printf("%d metadata operations in ten commits\n", operations.load());
-  EXPECT_NEAR(operations / 10.0, CommitModel().metadata_operations, 0.5);
+  EXPECT_NEAR(operations / 10.0, CommitModel().metadata_operations, 2);
 }
 
 TEST(ItemTimes, QuantilesAndMeans) {
