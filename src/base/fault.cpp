@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/error.hpp"
@@ -53,16 +54,24 @@ bool arm_from_environment() {
 namespace detail {
 std::atomic<bool> is_armed{arm_from_environment()};
 
+/// The action that is due at this point now; what asks to spoil and what does not are counted apart.
+std::optional<Action> due(const char* point, bool is_spoiling) {
+  Armed& one = armed();
+  const std::lock_guard lock(one.mutex);
+  if (!is_armed || one.point != point || (one.action == Action::Spoil) != is_spoiling || --one.left != 0)
+    return std::nullopt;
+  is_armed = false;
+  return one.action;
+}
+
+bool spoils(const char* point) { return due(point, true).has_value(); }
+
 void reach(const char* point) {
-  Action action;
-  {
-    Armed& one = armed();
-    const std::lock_guard lock(one.mutex);
-    if (one.point != point || --one.left != 0) return;
-    action = one.action;
-    is_armed = false;
-  }
-  switch (action) {
+  const std::optional<Action> action = due(point, false);
+  if (!action) return;
+  switch (*action) {
+    case Action::Spoil:
+      break;
     case Action::Kill:
       ::kill(::getpid(), SIGKILL);
       ::pause();
@@ -90,7 +99,7 @@ void arm(std::string_view text) {
   const std::vector<std::string> parts = split(text, ':');
   const auto refuse = [&](const std::string& why) {
     fail(ErrorKind::Usage,
-         {"DIVERGEN_FAULT cannot be read", std::string(text), why, "write point:kill|fail|pause[:hit]"});
+         {"DIVERGEN_FAULT cannot be read", std::string(text), why, "write point:kill|fail|pause|spoil[:hit]"});
   };
   if (parts.size() < 2 || parts.size() > 3 || parts[0].empty()) refuse("it has not two or three parts");
   Action action = Action::Kill;
@@ -98,6 +107,8 @@ void arm(std::string_view text) {
     action = Action::Fail;
   } else if (parts[1] == "pause") {
     action = Action::Pause;
+  } else if (parts[1] == "spoil") {
+    action = Action::Spoil;
   } else if (parts[1] != "kill") {
     refuse(cat("'", parts[1], "' is no action"));
   }

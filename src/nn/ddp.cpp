@@ -1,6 +1,10 @@
 #include "nn/ddp.hpp"
 
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/logical_and.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
@@ -120,6 +124,27 @@ std::string deviating_ranks(const std::vector<std::uint64_t>& hashes, comm::Worl
   return out;
 }
 
+/// What is done with a bucket of gradients when this rank has all of them: the same as the Reducer does by itself (1/n
+/// of each, then their sum, to the same bits), and a look at them while they are still this rank's own.
+class ReduceAndLook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
+ public:
+  ReduceAndLook(const c10::intrusive_ptr<c10d::ProcessGroup>& group, at::Tensor bad)
+      : CppCommHookInterface(group), bad_(std::move(bad)) {}
+
+  c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
+    const at::NoGradGuard no_grad;
+    at::Tensor& gradients = bucket.getBufferRef();
+    const auto [least, most] = at::aminmax(gradients);  // NaN comes through
+    bad_.add_(at::logical_and(at::isfinite(least), at::isfinite(most)).logical_not());
+    gradients.mul_(1.0 / state_->getSize());
+    std::vector<at::Tensor> tensors{gradients};
+    return state_->allreduce(tensors)->getFuture();
+  }
+
+ private:
+  at::Tensor bad_;
+};
+
 }  // namespace
 
 struct DataParallel::Engine {
@@ -130,6 +155,7 @@ struct DataParallel::Engine {
   std::unique_ptr<c10d::Reducer> reducer;
   bool on_device = false;
   std::optional<InCall> on_its_way;  // gradients that the device is still at
+  at::Tensor bad_gradients;
 
   Engine(comm::World& world, const std::vector<NamedTensor>& named, const std::vector<at::Tensor>& parameters,
          const DataParallelOptions& options);
@@ -165,6 +191,8 @@ DataParallel::Engine::Engine(comm::World& world_, const std::vector<NamedTensor>
       options.bucket_bytes, options.find_unused_parameters, /*gradient_as_bucket_view=*/false, std::move(names),
       /*first_bucket_bytes_cap=*/c10d::kDefaultFirstBucketBytes, /*skip_all_reduce_unused_params=*/false,
       /*use_python_reducer=*/false, /*bucket_bytes_cap_list=*/std::vector<std::int64_t>{});
+  bad_gradients = at::zeros({}, parameters.front().options().requires_grad(false));
+  reducer->register_comm_hook(std::make_unique<ReduceAndLook>(group, bad_gradients));
 }
 
 DataParallel::Engine::~Engine() {
@@ -194,6 +222,7 @@ DataParallel::~DataParallel() = default;
 void DataParallel::prepare_for_backward(const std::vector<at::Tensor>& losses) {
   if (!engine_) return;
   if (engine_->on_device) engine_->on_its_way.emplace(Lane::Gradients, Call::GradientsOnDevice);
+  engine_->bad_gradients.zero_();
   engine_->reducer->prepare_for_backward(losses);
 }
 
@@ -202,6 +231,8 @@ void DataParallel::finish_backward() {
   // did (a backward that ended early would leave gradients half averaged).
   if (engine_) engine_->reducer->check_finalized();
 }
+
+at::Tensor DataParallel::bad_local_gradients() const { return engine_ ? engine_->bad_gradients : at::Tensor(); }
 
 std::optional<std::string> DataParallel::differing_tensor() const {
   if (!engine_) return std::nullopt;

@@ -62,6 +62,10 @@ class DataParallel {
   void device_is_done();
   /// From now on for collectives of NCCL.
   void set_timeout(double seconds);
+  /// 0-dim, on the parameters' device: above 0 when one of the gradients that this rank itself had in the last reduced
+  /// backward was not a finite number. Afterwards the averages of all ranks are none: this says whose fault it was.
+  /// Undefined on a single rank, where the gradients themselves tell.
+  at::Tensor bad_local_gradients() const;
 
   /// The first tensor (parameters and buffers, in state_dict order) whose bits differ between ranks; nothing when all
   /// replicas are equal. The same answer on all ranks. Collective; reads all of the model.

@@ -43,6 +43,7 @@ json to_json(const CheckpointState& state) {
           {"seconds", state.seconds},
           {"seed", state.seed},
           {"ranks", state.ranks},
+          {"first_ranks", state.first_ranks},
           {"fingerprint", state.fingerprint},
           {"config_hash", state.config_hash},
           {"software", state.software},
@@ -54,6 +55,8 @@ json to_json(const CheckpointState& state) {
             {"seconds", state.window.seconds}}}};
 }
 
+std::string to_text(const json& state) { return state.dump(1) + "\n"; }
+
 /// Of everything that state.json says but this hash itself.
 std::string own_hash(json state) {
   state.erase("hash");
@@ -61,11 +64,13 @@ std::string own_hash(json state) {
 }
 
 json read_state_json(const Path& checkpoint) {
-  const json state = json::parse(read_file(checkpoint / "state.json"), nullptr, /*allow_exceptions=*/false);
+  const std::string text = read_file(checkpoint / "state.json");
+  const json state = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!state.is_object() || state.value("format", "") != kFormat || state.value("version", 0) != kVersion)
     refuse(checkpoint, "state.json is not of this format and version");
   const auto hash = state.find("hash");
-  if (hash == state.end() || *hash != own_hash(state))
+  // The text too: a flipped bit may make another one of the same values (1e-5, 1E-5), but the disk is then no better.
+  if (hash == state.end() || *hash != own_hash(state) || text != to_text(state))
     refuse(checkpoint, "state.json has other contents than were written");
   return state;
 }
@@ -122,7 +127,7 @@ void write_checkpoint(const Path& folder, const CheckpointState& state, const St
     json text = to_json(state);
     text["files"] = files;
     text["hash"] = own_hash(text);
-    write_file_atomic(part / "state.json", text.dump(1) + "\n");
+    write_file_atomic(part / "state.json", to_text(text));
     fsync_folder(part);
     if (std::filesystem::exists(target)) remove_folder(target);
     std::error_code error;
@@ -180,6 +185,7 @@ CheckpointState read_checkpoint_state(const Path& checkpoint) {
     state.seconds = text.at("seconds").get<double>();
     state.seed = text.at("seed").get<std::uint64_t>();
     state.ranks = text.at("ranks").get<std::int64_t>();
+    state.first_ranks = text.value("first_ranks", state.ranks);
     state.fingerprint = text.at("fingerprint").get<std::string>();
     state.config_hash = text.at("config_hash").get<std::string>();
     state.software = text.at("software").get<std::string>();

@@ -37,7 +37,8 @@ struct CheckpointState {
   double seconds = 0;          // of training, over all starts
   std::uint64_t seed = 0;
   std::int64_t ranks = 1;
-  std::string fingerprint;  // of everything the result depends on
+  std::int64_t first_ranks = 1;  // the same when the training began: the order of samples may be theirs
+  std::string fingerprint;       // of everything the result depends on
   std::string config_hash, software;
   LogWindow window;
 };

@@ -62,11 +62,6 @@ DetectorTask::DetectorTask(const config::RunConfig& config, const config::TrainS
                            at::Device device)
     : config_(config), training_(training), maker_(maker), world_(world), image_counts_(image_counts) {
   detector_ = std::make_unique<models::CenterNet2>(config.detector, image_counts);
-  if (config.augment.aspect_grouping)
-    groups_ =
-        std::make_unique<AspectGroups>([&maker](std::uint64_t position) { return maker.is_wide(position); },
-                                       static_cast<std::uint64_t>(std::max<std::int64_t>(training.batch / shares(), 1)),
-                                       static_cast<std::uint64_t>(shares()));
   detector_->to(at::TensorOptions().dtype(at::kFloat).device(device));
   detector_->backbone().set_compute({.precision = nn::precision_type(training.precision),
                                      .checkpointing = training.activation_checkpointing,
@@ -93,6 +88,17 @@ void DetectorTask::initialise() {
 
 std::uint64_t DetectorTask::position_of(std::uint64_t index) const {
   return groups_ != nullptr ? groups_->position(index) : index;
+}
+
+/// Which samples make a step's batch depends on the size of groups: it stays that of the training's beginning.
+void DetectorTask::keep_batches_of(std::int64_t shares) {
+  waited_before_ = waited_seconds();
+  loader_.reset();  // its threads use the groups
+  if (!config_.augment.aspect_grouping) return;
+  groups_ =
+      std::make_unique<AspectGroups>([this](std::uint64_t position) { return maker_.is_wide(position); },
+                                     static_cast<std::uint64_t>(std::max<std::int64_t>(training_.batch / shares, 1)),
+                                     static_cast<std::uint64_t>(shares));
 }
 
 void DetectorTask::seek(std::int64_t iteration) {

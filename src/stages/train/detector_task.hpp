@@ -26,6 +26,7 @@ class DetectorTask : public TrainingTask {
   /// As init_detector draws them; then the file that settings name; from random values, with the frozen norms set to
   /// the first samples of the stream.
   void initialise() override;
+  void keep_batches_of(std::int64_t shares) override;
   void seek(std::int64_t iteration) override;
   std::map<std::string, at::Tensor> losses(std::int64_t iteration) override { return part_losses(iteration, 0, 1); }
   /// CenterNet's normalisers are those of all parts and ranks together: the counts of the whole batch.

@@ -99,8 +99,11 @@ struct TrainingEngine::State {
   bool load_newest();
   void save();
   void compare_replicas();
+  void backward(const at::Tensor& total);
   Agreed step();
   Agreed agree(const std::map<std::string, at::Tensor>& terms, const at::Tensor& grad_norm);
+  bool weights_are_finite();
+  std::string name_bad_numbers();
   void settle();
   void roll_back();
   void log_window(double lr);
@@ -122,6 +125,7 @@ struct TrainingEngine::State {
   const std::function<bool()>* stop_requested = nullptr;
 
   std::int64_t iteration = 0, saved_iteration = -1;
+  std::int64_t first_shares = 1;  // of the batch, when the training began
   double seconds_before = 0;      // of training, at the last restore
   Clock::time_point clock_start;  // of the last restore
   LogWindow window;
@@ -129,6 +133,8 @@ struct TrainingEngine::State {
   Clock::time_point window_start;
   double waited_seen = 0;
   std::int64_t steps = 0, rollbacks = 0, bad_iteration = -1;
+  std::string bad_terms;       // of this rank and step: losses that are no finite numbers
+  bool bad_gradients = false;  // of this rank and step, before they were averaged
   double last_loss = std::nan("");
 };
 
@@ -163,6 +169,7 @@ void TrainingEngine::State::fresh() {
   if (settings().ema > 0) ema.emplace(module, settings().ema);
   if (settings().precision == "fp16") scaler.emplace();
   iteration = 0;
+  first_shares = shares();
   saved_iteration = -1;
   seconds_before = 0;
   window = {};
@@ -170,6 +177,7 @@ void TrainingEngine::State::fresh() {
 
 /// What follows a change of position: the stream of samples, the log, the clocks.
 void TrainingEngine::State::restore() {
+  task.keep_batches_of(first_shares);
   task.seek(iteration);
   world.together([&] {
     if (log) log->rewind(iteration);
@@ -184,7 +192,17 @@ bool TrainingEngine::State::load_newest() {
   std::string name;
   world.together([&] {
     if (!world.is_root()) return;
-    if (const auto found = newest_checkpoint(checkpoints())) name = found->path.filename().string();
+    if (const auto found = newest_checkpoint(checkpoints())) {
+      name = found->path.filename().string();
+      return;
+    }
+    // Starting anew would replace them, and maybe something can still be saved: that is for a person to decide.
+    if (const auto damaged = list_checkpoints(checkpoints()); !damaged.empty())
+      fail(ErrorKind::Data,
+           {"none of the checkpoints can be used", checkpoints().string(),
+            cat("all ", damaged.size(), " are damaged; the newest, ", damaged.front().path.filename().string(), ": ",
+                verify_checkpoint(damaged.front().path).value_or("it is whole by now")),
+            "put a copy of one back, or remove this folder to train anew"});
   });
   name = world.broadcast_text(name);
   if (name.empty()) return false;
@@ -198,6 +216,7 @@ bool TrainingEngine::State::load_newest() {
             cat("name another run directory (run.dir), or remove ", options.folder.string(), " to train anew")});
     load_checkpoint(checkpoint, tensors());
     iteration = saved_iteration = state.iteration;
+    first_shares = state.first_ranks;
     seconds_before = state.seconds;
     window = state.window;
     if (state.ranks != shares() && world.is_root())
@@ -238,6 +257,7 @@ void TrainingEngine::State::save() {
     state.seconds = seconds_before + seconds_since(clock_start);
     state.seed = settings().seed;
     state.ranks = shares();
+    state.first_ranks = first_shares;
     state.fingerprint = options.fingerprint;
     state.config_hash = options.config_hash;
     state.software = cat("LibTorch ", TORCH_VERSION);
@@ -246,6 +266,14 @@ void TrainingEngine::State::save() {
     writer.start(std::move(state), tensors());
   });
   saved_iteration = iteration;
+}
+
+void TrainingEngine::State::backward(const at::Tensor& total) {
+  if (!fault::spoils("train.gradient")) return total.backward();
+  const at::Tensor parameter = optimizer->parameters().front().tensor;
+  const unsigned hook = parameter.register_hook([](const at::Tensor& gradient) { return gradient * std::nan(""); });
+  total.backward();
+  parameter.remove_hook(hook);
 }
 
 /// One step (semantics.md §8.1): forward, averages before the weights change, backward, clamp and AdamW. The weights
@@ -258,8 +286,9 @@ Agreed TrainingEngine::State::step() {
   std::map<std::string, at::Tensor> means;
   for (std::int64_t part = 0; part < parts; ++part) {
     rank_record().set_phase(Phase::Forward);
-    const auto terms = parts == 1 ? task.losses(iteration) : task.part_losses(iteration, part, parts);
+    auto terms = parts == 1 ? task.losses(iteration) : task.part_losses(iteration, part, parts);
     DIVERGEN_CHECK(!terms.empty());
+    if (fault::spoils("train.loss")) terms.begin()->second = terms.begin()->second * std::nan("");
     at::Tensor total;
     for (const auto& [name, term] : terms) {
       total = total.defined() ? total + term : term;
@@ -271,7 +300,7 @@ Agreed TrainingEngine::State::step() {
     rank_record().set_phase(Phase::Backward);
     // Ranks exchange gradients once a step: a backward that is not prepared only adds to this rank's own.
     if (part + 1 == parts) parallel->prepare_for_backward({total});
-    total.backward();
+    backward(total);
   }
   parallel->finish_backward();
   rank_record().set_phase(Phase::Agreement);
@@ -280,6 +309,10 @@ Agreed TrainingEngine::State::step() {
   Agreed agreed = agree(means, overflow ? at::zeros({}) : optimizer->grad_norm());
   if (agreed.bad_number) return agreed;
   if (!overflow) optimizer->step(schedule.at(iteration));
+  if (fault::spoils("train.weights")) {
+    at::NoGradGuard no_grad;
+    optimizer->parameters().front().tensor.select(0, 0).fill_(std::nan(""));
+  }
   if (scaler) scaler->update(overflow);
   return agreed;
 }
@@ -289,28 +322,28 @@ Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& ter
   std::vector<at::Tensor> values;
   for (const auto& [name, term] : terms) values.push_back(term);
   values.push_back(grad_norm.detach().reshape({}).to(at::kDouble));
+  const std::size_t shared = values.size();
+  if (const at::Tensor local = parallel->bad_local_gradients(); local.defined())
+    values.push_back(local.to(at::kDouble));
   const at::Tensor numbers = at::stack(values).cpu();
   parallel->device_is_done();
   const auto* number = numbers.const_data_ptr<double>();
 
   constexpr std::size_t kFlags = 4;
-  std::vector<double> message(kFlags + values.size());
-  bool bad = false;
+  std::vector<double> message(kFlags + shared);
+  bad_terms.clear();
   std::size_t k = 0;
-  for (const auto& [name, term] : terms) {
-    if (!std::isfinite(number[k]))
-      log::warn(settings().name, ": rank ", world.rank(), " on ", world.host(), ": ", name, " of step ", iteration,
-                " is not a finite number");
-    bad |= !std::isfinite(number[k++]);
-  }
-  bad |= !std::isfinite(number[k]);
+  for (const auto& [name, term] : terms)
+    if (!std::isfinite(number[k++])) bad_terms += (bad_terms.empty() ? "" : ", ") + name;
+  const bool bad = !bad_terms.empty() || !std::isfinite(number[k]);
+  bad_gradients = values.size() > shared ? number[shared] != 0 : !std::isfinite(number[k]);
   const double waited = task.waited_seconds();
   message[0] = (*stop_requested)() ? 1 : 0;
   message[1] = bad ? 1 : 0;
   message[2] = log_problem || writer.has_failed() ? 1 : 0;
   message[3] = waited - waited_seen;
   waited_seen = waited;
-  std::copy_n(number, values.size(), message.begin() + kFlags);
+  std::copy_n(number, shared, message.begin() + kFlags);
   world.sum(std::span<double>(message));
 
   Agreed out{message[0] > 0, message[1] > 0, message[2] > 0, message[3], {}};
@@ -329,15 +362,51 @@ void TrainingEngine::State::settle() {
   });
 }
 
-/// Back to the last good state. Throws Error(Data) when that does not help.
+/// Collective. The losses of the next step would tell, but a checkpoint must not hold what would make it fail for ever.
+bool TrainingEngine::State::weights_are_finite() {
+  at::Tensor bad;
+  for (const auto& [name, tensor] : persistent(task.module().named_tensors())) {
+    if (!tensor.is_floating_point() || tensor.numel() == 0) continue;
+    const at::Tensor one = at::isfinite(tensor).all().logical_not();
+    bad = bad.defined() ? bad.logical_or(one) : one;
+  }
+  const bool mine = bad.defined() && bad.item<bool>();
+  if (mine) bad_terms = "the weights after the step";
+  return !world.any(mine);
+}
+
+/// Collective, after a bad step: which ranks had what that is no finite number, for a message.
+std::string TrainingEngine::State::name_bad_numbers() {
+  std::string mine = bad_terms;
+  if (mine.empty() && bad_gradients) {
+    mine = "a gradient";
+    for (const nn::NamedTensor& named : task.module().named_parameters())
+      if (const at::Tensor& gradient = named.tensor.grad();
+          gradient.defined() && !at::isfinite(gradient).all().item<bool>()) {
+        mine = cat("the gradient of ", named.name);
+        break;
+      }
+  }
+  if (!mine.empty()) mine = cat("rank ", world.rank(), " on ", world.host(), ": ", mine);
+  constexpr std::size_t kMostNamed = 8;
+  std::string all;
+  std::size_t named = 0;
+  for (const std::string& text : world.gather_texts(mine))
+    if (!text.empty() && ++named <= kMostNamed) all += (all.empty() ? "" : "; ") + text;
+  if (named > kMostNamed) all += cat("; and ", named - kMostNamed, " more ranks");
+  if (all.empty()) all = "the gradients of all ranks together";  // each was finite, and their sum is not
+  return world.broadcast_text(all);
+}
+
+/// Back to the last good state. Throws Error(Data) when that has not helped kMostRollbacks times.
 void TrainingEngine::State::roll_back() {
-  // A step that is bad again when it is repeated from the same state will always be.
-  const bool repeated = std::exchange(bad_iteration, iteration) == iteration;
-  if (++rollbacks > kMostRollbacks || repeated)
-    fail(ErrorKind::Data, {"the training has diverged", cat("training '", settings().name, "', step ", iteration),
-                           cat("a loss or gradient is not a finite number, after ", rollbacks - 1,
-                               " returns to the last good checkpoint"),
-                           "lower train.lr or train.clip_value, or lengthen train.warmup, in a new run directory"});
+  bad_iteration = iteration;
+  const std::string who = name_bad_numbers();
+  if (++rollbacks > kMostRollbacks)
+    fail(ErrorKind::Data,
+         {"the training has diverged", cat("training '", settings().name, "', step ", iteration),
+          cat("not a finite number on ", who, "; ", rollbacks - 1, " returns to the last good checkpoint did not help"),
+          "lower train.lr or train.clip_value, or lengthen train.warmup, in a new run directory"});
   settle();
   rank_record().set_phase(Phase::Restoring);
   const PatienceScope patience(settings().init_timeout);
@@ -346,7 +415,8 @@ void TrainingEngine::State::roll_back() {
   load_newest();
   restore();
   if (world.is_root())
-    log::warn(settings().name, ": step ", bad, " gave a number that is not finite; went back to step ", iteration);
+    log::warn(settings().name, ": step ", bad, " gave a number that is not finite (", who, "); went back to step ",
+              iteration);
 }
 
 void TrainingEngine::State::log_window(double lr) {
@@ -409,7 +479,12 @@ void TrainingEngine::State::advance(const Agreed& agreed) {
   if (agreed.write_failed) settle();
   const bool stopping = agreed.stop && !is_last;
   const std::int64_t comparing = settings().compare_replicas;
-  if (iteration % settings().checkpoint_every == 0 || is_last || stopping) save();
+  const bool saving = iteration % settings().checkpoint_every == 0 || is_last || stopping;
+  if (saving && !weights_are_finite()) {
+    --iteration;
+    return roll_back();  // a stop is asked for again in the next step
+  }
+  if (saving) save();
   else if (comparing > 0 && iteration % comparing == 0) compare_replicas();
   if (!stopping) return;
   settle();

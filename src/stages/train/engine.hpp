@@ -34,6 +34,9 @@ class TrainingTask {
   virtual nn::Module& module() = 0;
   /// Fills the module with its initial values, the same on every rank and every time.
   virtual void initialise() = 0;
+  /// Called before seek(): into how many shares (ranks, times their parts) each batch was divided when the training
+  /// began. What is in a batch must not depend on the shares of now, where it depends on shares at all.
+  virtual void keep_batches_of(std::int64_t /*shares*/) {}
   /// The next call of losses() is for `iteration`.
   virtual void seek(std::int64_t iteration) = 0;
   /// Loss terms of this rank's share of the batch, 0-dim with their graphs; their sum is minimised. Every rank returns
