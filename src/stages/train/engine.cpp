@@ -150,7 +150,7 @@ void TrainingEngine::State::begin() {
   fresh();
   nn::DataParallelOptions parallel_options;
   parallel_options.timeout_seconds = settings().init_timeout;
-  parallel_options.dump_folder = options.folder;
+  parallel_options.dump_folder = options.logs.empty() ? options.folder : options.logs;
   parallel.emplace(task.module(), world, parallel_options);
   if (!load_newest() && world.is_root()) log::info(settings().name, ": starts at the beginning");
   restore();

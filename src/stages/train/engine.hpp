@@ -57,6 +57,7 @@ struct TrainingOptions {
   std::string config_hash;
   /// Rank 0 is told how far the training is, at every line of the log.
   std::function<void(const comm::ProgressView&)> report_progress = [](const comm::ProgressView&) {};
+  Path logs;  // where NCCL leaves its record of a collective that hung; empty: `folder`
 };
 
 struct TrainingResult {

@@ -151,7 +151,12 @@ void run_train(const RunContext& context, const config::TrainSettings& training)
     task = std::make_unique<DetectorTask>(context.config, training, data.classes.image_counts, *data.maker, world,
                                           nn::device_of(world));
   });
-  const TrainingOptions options{training, folder, fingerprint, context.config.hash(), context.report_progress};
+  const TrainingOptions options{training,
+                                folder,
+                                fingerprint,
+                                context.config.hash(),
+                                context.report_progress,
+                                context.dir.root() / "logs"};
   TrainingEngine engine(*task, world, options);
   const TrainingResult result = engine.run(context.stop_requested);
   world.together([&] {
