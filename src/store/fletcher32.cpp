@@ -22,14 +22,7 @@ std::uint16_t big_endian(std::uint16_t word) { return static_cast<std::uint16_t>
 
 }  // namespace
 
-// Chosen when the program starts: twice as fast with AVX2, which not every machine of a cluster need have. Sanitizers
-// and this choice do not go together.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-__attribute__((target_clones("avx2", "default")))
-#endif
-std::uint32_t
-fletcher32(std::string_view bytes) {
+std::uint32_t fletcher32(std::string_view bytes) {
   // With s(n) the sum of the first n words, the checksum is s(N) and s(1) + ... + s(N): a block of words w adds
   // block * s + sum of (block - i) w(i) to the second.
   std::uint64_t first = 0, second = 0;

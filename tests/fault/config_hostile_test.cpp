@@ -13,6 +13,7 @@
 #include "config/settings.hpp"
 #include "support/fixtures.hpp"
 #include "support/full.hpp"
+#include "support/memory_folder.hpp"
 
 namespace divergen::config {
 namespace {
@@ -43,7 +44,7 @@ class ConfigHostile : public testing::Test {
     EXPECT_NE(message.find(words), std::string::npos) << message.substr(0, 500);
   }
 
-  test::TemporaryFolder folder;
+  test::MemoryFolder folder;  // thousands of files
   const Path file = folder / "study.toml";
 };
 

@@ -32,7 +32,10 @@ void TrainingLog::rewind(std::int64_t iteration) {
   std::string kept;
   for (const std::string& line : split(text, '\n')) {
     const json entry = json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (entry.is_object() && entry.value("iteration", iteration + 1) <= iteration) kept += line + "\n";
+    if (!entry.is_object()) continue;
+    const auto found = entry.find("iteration");
+    if (found != entry.end() && found->is_number_integer() && found->get<std::int64_t>() <= iteration)
+      kept += line + "\n";
   }
   if (kept != text) write_file_atomic(file_, kept);
 }

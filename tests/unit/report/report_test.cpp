@@ -9,6 +9,8 @@
 
 #include "base/error.hpp"
 #include "stages/report/facts.hpp"
+#include "stages/report/pictures.hpp"
+#include "stages/report/sections.hpp"
 #include "stages/report/sheets.hpp"
 #include "store/library.hpp"
 #include "unit/report/synthetic_run.hpp"
@@ -231,6 +233,40 @@ TEST(Sheets, ChooseWithinTheirLimits) {
   }
   EXPECT_EQ(sheets.reasons.at("kept"), 36);
   EXPECT_EQ(sheets.kept_similarity.size(), 36u);
+}
+
+TEST(Sheets, OfVeryManyCategoriesWithAPictureEachAreOneSheetOfAGroup) {
+  const auto page_of = [](int categories, std::size_t room) {
+    report::ContactSheets sheets;
+    sheets.judged = true;
+    for (int id = 1; id <= categories; ++id) {
+      report::SheetRow row{id, 1, id % 4 != 0, {}, {}};
+      report::Tile tile;
+      tile.uri = cat("data:image/jpeg;base64,", id);
+      if (id % 4 == 0) tile.reason = "unlike_real_crops";
+      (id % 4 == 0 ? row.rejected_tiles : row.kept_tiles).push_back(tile);
+      sheets.rows.push_back(row);
+    }
+    report::PictureBudget budget(room);
+    return report::sheets_section({}, sheets, budget);
+  };
+  const auto tiles_of = [](const std::string& html) {
+    std::size_t count = 0;
+    for (std::size_t at = html.find("<figure"); at != std::string::npos; at = html.find("<figure", at + 1)) ++count;
+    return count;
+  };
+  const std::string all = page_of(100, 1 << 20);
+  EXPECT_EQ(fault_of(all), "");
+  EXPECT_EQ(tiles_of(all), 100u);
+  EXPECT_NE(all.find("mosaic"), std::string::npos);
+  EXPECT_NE(all.find("100 categories · 75 of 100 pictures kept"), std::string::npos) << all.substr(0, 600);
+  EXPECT_NE(all.find("category 100<br>unlike real crops"), std::string::npos);
+  const std::string some = page_of(800, 1 << 20);
+  EXPECT_EQ(tiles_of(some), 160u);
+  EXPECT_NE(some.find("160 of 800 categories · 600 of 800 pictures kept"), std::string::npos);
+  EXPECT_NE(some.find("category 1<"), std::string::npos) << "from the first ...";
+  EXPECT_LT(tiles_of(page_of(100, 5000)), 100u) << "no more than the page has room for";
+  EXPECT_EQ(page_of(30, 1 << 20).find("mosaic"), std::string::npos) << "few categories have a row each";
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -198,6 +199,30 @@ TEST(Plan, ManyCategories) {
 
   EXPECT_EQ(plan.size(), static_cast<std::size_t>((categories - 2) * std::int64_t{90} + large));
   EXPECT_EQ(again.hash(), plan.hash());
+  // Balanced to one item: over the categories (all have 90 but those two), and over the prompts within each.
+  std::vector<std::int64_t> of_category(plan.categories.size(), 0), of_prompt(plan.prompts.size(), 0);
+  std::vector<std::int32_t> owner(plan.prompts.size(), -1);
+  for (std::size_t i = 0; i < plan.size(); ++i) {
+    ++of_category[static_cast<std::size_t>(plan.category[i])];
+    ++of_prompt[static_cast<std::size_t>(plan.prompt[i])];
+    owner[static_cast<std::size_t>(plan.prompt[i])] = plan.category[i];
+  }
+  std::int64_t empty = 0, full = 0, off = 0;
+  for (std::size_t c = 0; c < of_category.size(); ++c) {
+    empty += of_category[c] == 0;
+    full += of_category[c] == large;
+    off += of_category[c] != 0 && of_category[c] != large && of_category[c] != 90;
+  }
+  // A category without prompts may be left out of the plan's list altogether.
+  EXPECT_EQ(empty + (categories - static_cast<std::int64_t>(of_category.size())), 1);
+  EXPECT_EQ(full, 1);
+  EXPECT_EQ(off, 0);
+  std::int64_t unbalanced = 0;
+  for (std::size_t p = 0; p < of_prompt.size(); ++p) {
+    const double wanted = static_cast<double>(of_category[static_cast<std::size_t>(owner[p])]) / 9;
+    unbalanced += std::abs(static_cast<double>(of_prompt[p]) - wanted) >= 1;
+  }
+  EXPECT_EQ(unbalanced, 0) << "prompts whose number of items is off by one or more";
   rusage used{};
   getrusage(RUSAGE_SELF, &used);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -1,0 +1,156 @@
+// The filter's part of filter.py, which makes the data and runs the reference's way beside it. Each command prints one
+// JSON object.
+//
+//   bench_filter crops ANNOTATIONS PICTURES PADDING [OUT]   all reference crops, as the stage "filter" makes them;
+//                  pixels go to the file OUT, untimed
+//   bench_filter features RAW ROWS SIZE OUT             float32 features -> OUT, a table as the stages keep them
+//   bench_filter similarity TABLE GENERATED BAR         mean similarity of each generated one to all real ones; which
+//                  are kept
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <set>
+
+#include <nlohmann/json.hpp>
+
+#include "base/error.hpp"
+#include "image/image.hpp"
+#include "lvis/dataset.hpp"
+#include "stages/filter/real_crops.hpp"
+#include "stages/filter/similarity.hpp"
+#include "stages/filter/verdict.hpp"
+
+namespace divergen::stages {
+namespace {
+
+using nlohmann::json;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double cpu() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+json crops(const Path& annotations, const Path& pictures, std::int64_t padding, const Path& out) {
+  const lvis::Dataset dataset = lvis::read_dataset(annotations, {1, true});
+  std::set<std::int32_t> ids;
+  for (const auto& category : dataset.categories) ids.insert(static_cast<std::int32_t>(category.id));
+  std::ofstream file;
+  if (!out.empty()) file.open(out, std::ios::binary);
+  std::int64_t count = 0, pixels = 0;
+  double written = 0;
+  const double start = now(), cpu_start = cpu();
+  std::size_t index = static_cast<std::size_t>(-1);
+  image::Image picture;
+  for (const CropPlace& place : plan_crops(dataset, ids, 0)) {
+    const mask::Rle mask = dataset.mask_of(dataset.annotations[place.annotation]);
+    const auto box = crop_box(mask, padding);
+    if (!box) continue;
+    if (place.image != index) {
+      index = place.image;
+      image::Decoded decoded = image::decode(read_file(pictures / dataset.images[index].file));
+      DIVERGEN_CHECK(decoded.image, decoded.problem);
+      picture = std::move(*decoded.image);
+    }
+    const image::Image crop = blurred_crop(picture, mask, *box);
+    ++count;
+    pixels += std::int64_t{crop.width} * crop.height;
+    if (file.is_open()) {
+      const double before = cpu();
+      const std::int64_t head[3] = {dataset.annotations[place.annotation].id, crop.width, crop.height};
+      file.write(reinterpret_cast<const char*>(head), sizeof head);
+      file.write(reinterpret_cast<const char*>(crop.pixels.data()), static_cast<std::streamsize>(crop.pixels.size()));
+      written += cpu() - before;
+    }
+  }
+  return {
+      {"crops", count}, {"pixels", pixels}, {"seconds", now() - start}, {"cpu_seconds", cpu() - cpu_start - written}};
+}
+
+json features(const Path& raw, std::size_t rows, std::size_t size, const Path& out) {
+  const std::string bytes = read_file(raw);
+  DIVERGEN_CHECK(bytes.size() == rows * size * sizeof(float), bytes.size());
+  store::Table table("divergen-bench-features", 1);
+  std::vector<std::uint64_t> id;
+  std::vector<std::string> heap;
+  for (std::size_t i = 0; i < rows; ++i) {
+    id.push_back(i);
+    heap.push_back(bytes.substr(i * size * sizeof(float), size * sizeof(float)));
+  }
+  table.add("item_id", std::move(id));
+  table.set_heap(heap);
+  store::write_table(table, out);
+  return {{"bytes", std::filesystem::file_size(out)}};
+}
+
+/// From the table on disk to the list, in the order of the stage: unit features, their mean over the real crops, a
+/// product for each generated picture, the verdict.
+json similarity(const Path& file, std::size_t generated, double bar) {
+  config::FilterSettings settings;
+  settings.similarity = bar;
+  std::vector<double> seconds, arithmetic;
+  json kept;
+  double cpu_seconds = 0;
+  for (int round = 0; round < 6; ++round) {
+    const double start = now(), cpu_start = cpu();
+    const store::Table table = store::read_table(file);
+    const double loaded = cpu();
+    const auto unit = [&](std::size_t row) {
+      std::vector<float> vector(table.heap(row).size() / sizeof(float));
+      std::memcpy(vector.data(), table.heap(row).data(), table.heap(row).size());
+      make_unit(vector);
+      return vector;
+    };
+    FeatureSum sum;
+    for (std::size_t row = generated; row < table.rows(); ++row) sum.add(unit(row));
+    const std::vector<float> mean = sum.mean();
+    kept = json::array();
+    for (std::size_t row = 0; row < generated; ++row) {
+      Score score;
+      score.is_readable = true;
+      score.crops = static_cast<std::int32_t>(sum.count());
+      score.similarity = static_cast<float>(dot(unit(row), mean));
+      score.area_share = 0.5F;
+      if (judge(score, clip_score_bar(0, settings), settings) == Reason::Kept) kept.push_back(row);
+    }
+    if (round == 0) continue;
+    seconds.push_back(now() - start);
+    arithmetic.push_back(cpu() - loaded);
+    cpu_seconds += (cpu() - cpu_start) / 5;
+  }
+  std::sort(seconds.begin(), seconds.end());
+  std::sort(arithmetic.begin(), arithmetic.end());
+  return {{"seconds", seconds[2]}, {"cpu_seconds", cpu_seconds}, {"arithmetic_seconds", arithmetic[2]}, {"kept", kept}};
+}
+
+}  // namespace
+}  // namespace divergen::stages
+
+int main(int argc, char** argv) {
+  using namespace divergen;
+  try {
+    const std::string command = argc > 1 ? argv[1] : "";
+    nlohmann::json out;
+    if (command == "crops" && argc >= 5)
+      out = stages::crops(argv[2], argv[3], std::stoll(argv[4]), argc > 5 ? Path(argv[5]) : Path());
+    if (command == "features" && argc == 6)
+      out = stages::features(argv[2], std::stoull(argv[3]), std::stoull(argv[4]), argv[5]);
+    if (command == "similarity" && argc == 5)
+      out = stages::similarity(argv[2], std::stoull(argv[3]), std::stod(argv[4]));
+    if (out.is_null()) return 64;
+    std::cout << out.dump() << '\n';
+    return 0;
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << '\n';
+    return 70;
+  }
+}
