@@ -44,6 +44,8 @@ std::unique_ptr<TextToImage> make_generator(const GeneratorSettings& settings, a
                            near.empty() ? "name one of them" : cat("did you mean '", near, "'?")});
 }
 
+bool prefers_channels_last(at::Device device, at::ScalarType type) { return !device.is_cpu() && type != at::kFloat; }
+
 at::ScalarType type_of(const std::string& precision) {
   if (precision == "fp32") return at::kFloat;
   if (precision == "fp16") return at::kHalf;

@@ -58,6 +58,11 @@ void register_generator(const std::string& kind, GeneratorFactory factory);
 /// "fp32", "fp16", "bf16".
 at::ScalarType type_of(const std::string& precision);
 
+/// Whether a network of that type should have its channels innermost there (nn::channels_last): half types on a
+/// GPU, whose tensor cores want them so. On the CPU oneDNN orders its arguments by itself, and the bits of the results
+/// stay those of the reference.
+bool prefers_channels_last(at::Device device, at::ScalarType type);
+
 /// Hash over names and contents of all files of a folder (or of one file). Model cards (*.md) and hidden files are left
 /// out: they decide nothing.
 std::string hash_weights(const Path& path);

@@ -26,6 +26,7 @@
 #include "models/diffusion/unet2d_condition.hpp"
 #include "models/sam/sam.hpp"
 #include "nn/amp.hpp"
+#include "nn/channels_last.hpp"
 #include "nn/layers.hpp"
 #include "support/published_configs.hpp"
 
@@ -71,14 +72,6 @@ double processor_seconds() {
   return of(usage.ru_utime) + of(usage.ru_stime);
 }
 
-/// Convolutions' weights and pictures with the channels innermost.
-void channels_last(Model& model) {
-  for (auto& entry : model.module->named_tensors())
-    if (entry.tensor.dim() == 4) entry.tensor.set_data(entry.tensor.contiguous(at::MemoryFormat::ChannelsLast));
-  for (at::Tensor& input : model.inputs)
-    if (input.dim() == 4) input = input.contiguous(at::MemoryFormat::ChannelsLast);
-}
-
 void serve(const std::string& name, const std::string& precision, bool innermost) {
   const at::NoGradGuard no_grad;
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(7);
@@ -88,7 +81,11 @@ void serve(const std::string& name, const std::string& precision, bool innermost
   const at::ScalarType type = nn::precision_type(precision);
   model.module->to(at::TensorOptions().dtype(type));
   for (at::Tensor& input : model.inputs) input = input.to(type);
-  if (innermost) channels_last(model);
+  if (innermost) {
+    nn::channels_last(*model.module);
+    for (at::Tensor& input : model.inputs)
+      if (input.dim() == 4) input = input.contiguous(at::MemoryFormat::ChannelsLast);
+  }
   std::printf("ready %lld\n", static_cast<long long>(model.module->count_parameters()));
   std::fflush(stdout);
   for (std::string line; std::getline(std::cin, line);) {

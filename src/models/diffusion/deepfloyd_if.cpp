@@ -118,6 +118,9 @@ void DeepFloydIf::load_unets() {
   if (stage1_.unet) return;
   stage1_.unet = load_unet(stage1_.folder / "unet", type_, device_);
   if (stage2_) stage2_->unet = load_unet(stage2_->folder / "unet", type_, device_);
+  if (!prefers_channels_last(device_, type_)) return;
+  nn::channels_last(*stage1_.unet);
+  if (stage2_) nn::channels_last(*stage2_->unet);
 }
 
 at::Tensor DeepFloydIf::run_stage1(const at::Tensor& negative, const at::Tensor& prompts, BatchNoise& noise) const {

@@ -3,6 +3,7 @@
 #include "models/diffusion/batch_noise.hpp"
 #include "models/diffusion/noise.hpp"
 #include "models/diffusion/pixels.hpp"
+#include "nn/channels_last.hpp"
 
 namespace divergen::models {
 
@@ -36,10 +37,15 @@ StableDiffusion::StableDiffusion(const GeneratorSettings& settings, at::Device d
       tokenizer_(settings.weights / "tokenizer"),
       text_(load_clip_text(settings.weights / "text_encoder")),
       unet_(load_unet(settings.weights / "unet", type_, device)),
-      vae_(load_vae(settings.weights / "vae")) {
+      vae_(load_vae(settings.weights / "vae")),
+      decoding_(device) {
   const auto options = at::TensorOptions().dtype(type_).device(device);
   text_->to(options);
   vae_->to(options);
+  if (prefers_channels_last(device, type_)) {
+    nn::channels_last(*unet_);
+    nn::channels_last(*vae_);
+  }
   const auto multiple = vae_->config.downscale();
   if (settings_.size == 0) settings_.size = unet_->config.sample_size * multiple;
   if (settings_.size % multiple != 0)
@@ -72,7 +78,9 @@ std::function<std::vector<image::Image>()> StableDiffusion::start(std::span<cons
   const auto scheduler = make_scheduler(settings_.sampler, scheduler_config_, settings_.steps);
   const at::Tensor latents =
       denoise(*unet_, *scheduler, noise, negative.expand_as(prompts), prompts, settings_.guidance);
-  return start_pictures(vae_->decode(latents / vae_->config.scaling_factor), PixelRule::Diffusers);
+  return decoding_.run({latents}, [&] {
+    return start_pictures(vae_->decode(latents / vae_->config.scaling_factor), PixelRule::Diffusers);
+  });
 }
 
 }  // namespace divergen::models

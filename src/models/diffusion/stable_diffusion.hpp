@@ -7,6 +7,7 @@
 #include "models/diffusion/unet2d_condition.hpp"
 #include "models/generator.hpp"
 #include "models/prompt_cache.hpp"
+#include "nn/side_stream.hpp"
 #include "tokenizers/clip_bpe.hpp"
 
 namespace divergen::models {
@@ -41,6 +42,7 @@ class StableDiffusion : public TextToImage {
   std::unique_ptr<ClipTextModel> text_;
   std::unique_ptr<UNet2DCondition> unet_;
   std::unique_ptr<AutoencoderKL> vae_;
+  nn::SideStream decoding_;  // of one batch's latents beside the denoising of the next
   PromptCache prompts_;
 };
 
