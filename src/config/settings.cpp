@@ -42,7 +42,8 @@ void check_frequencies(Reader& r, const char* key, const std::vector<std::string
 }
 
 void read_quota(Reader& r, QuotaSettings& s) {
-  r.key("rare", s.rare, "items of each rare category and generator; 0: prompts x samples_per_prompt", {0, kMany});
+  r.key("rare", s.rare, "items of each rare category and generator (or of this one); 0: prompts x samples_per_prompt",
+        {0, kMany});
   r.key("common", s.common, "likewise of common categories", {0, kMany});
   r.key("frequent", s.frequent, "likewise of frequent categories", {0, kMany});
   r.key("extra", s.extra, "likewise of extra categories", {0, kMany});
@@ -94,6 +95,7 @@ void read_generator(Reader& r, GeneratorSettings& s) {
   r.key("batch", s.batch, "items of one forward pass", {1, 4096});
   r.key("samples_per_prompt", s.samples_per_prompt, "pictures of each category and prompt", {1, 1e6});
   r.key("prompts", s.prompts, "names of prompt sources: [prompts.<name>]");
+  if (r.has("quota")) r.section("quota", [&](Reader& quota) { read_quota(quota, s.quota.emplace()); });
   r.key("precision", s.precision, "type of weights and arithmetic", {"fp32", "fp16", "bf16"});
   r.key("device", s.device, "what it runs on; auto: the rank's GPU where there is one", {"auto", "cpu", "cuda"});
   r.key("free_text_encoder", s.free_text_encoder,

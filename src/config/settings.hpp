@@ -4,6 +4,7 @@
 // (reference/semantics.md, reference/detector.md) where it has them.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,13 @@ struct GeneratorKind {
 };
 const std::vector<GeneratorKind>& generator_kinds();
 
+/// Items of each category and generator, spread evenly over its prompts; 0: prompts × samples_per_prompt.
+struct QuotaSettings {
+  std::int64_t rare = 0, common = 0, frequent = 0;  // of evaluated categories, by their frequency group
+  std::int64_t extra = 0;
+  Path file;  // JSON {"<category id>": items}, over the groups
+};
+
 struct GeneratorSettings {
   std::string name;  // of the section: [generators.<name>]
   std::string kind = "stable_diffusion";
@@ -53,6 +61,7 @@ struct GeneratorSettings {
   std::int64_t batch = 16;              // items of one forward pass; part of what decides the bits
   std::int64_t samples_per_prompt = 1;  // pictures of each (category, prompt)
   std::vector<std::string> prompts;     // names of [prompts.<name>]
+  std::optional<QuotaSettings> quota;   // of this generator, in place of plan.quota
   std::string precision = "fp32";       // of weights and arithmetic; DiverGen ran fp16 (reference/generation.md §1)
   std::string device = "auto";          // "auto": the rank's GPU where there is one
   bool free_text_encoder = false;       // encode every prompt of the plan first, then give its memory back
@@ -64,13 +73,6 @@ struct GeneratorSettings {
   std::string stage2_timesteps;
   std::int64_t noise_level = 250;  // of the picture that stage II starts from
   bool clean_caption = false;      // DeepFloyd's cleaning of captions; the path that DiverGen took leaves it out
-};
-
-/// Items of each category and generator, spread evenly over its prompts; 0: prompts × samples_per_prompt.
-struct QuotaSettings {
-  std::int64_t rare = 0, common = 0, frequent = 0;  // of evaluated categories, by their frequency group
-  std::int64_t extra = 0;
-  Path file;  // JSON {"<category id>": items}, over the groups
 };
 
 struct PlanSettings {

@@ -5,6 +5,7 @@
 #include "base/text.hpp"
 #include "models/diffusion/pixels.hpp"
 #include "models/diffusion/timesteps.hpp"
+#include "nn/channels_last.hpp"
 #include "tokenizers/if_caption.hpp"
 
 namespace divergen::models {

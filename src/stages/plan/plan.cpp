@@ -38,6 +38,9 @@ void check_input(const PlanInput& input) {
     if (!names.insert(generator.name).second)
       wrong("two generators share a name", generator.name, "rename one of them");
     if (generator.samples_per_prompt < 1) wrong("samples_per_prompt is below 1", generator.name, "ask for at least 1");
+    DIVERGEN_CHECK(generator.quotas.empty() || generator.quotas.size() == input.categories.size());
+    for (const std::int64_t quota : generator.quotas)
+      if (quota < 0) wrong("one of its quotas is below 0", generator.name, "use 0 for no quota");
   }
   if (input.shard_items < 1) wrong("plan.shard_items is below 1", std::to_string(input.shard_items), "use 64 or so");
   std::set<std::int32_t> ids;
@@ -137,8 +140,9 @@ void add_items(Plan& plan, const PlanInput& input, std::size_t g, std::size_t c,
   const PlanGenerator& generator = input.generators[g];
   for (std::size_t p = 0; p < prompts.size(); ++p) {
     const auto& text = plan.prompts[static_cast<std::size_t>(prompts[p])];
-    const std::int64_t samples = samples_of(input.categories[c].quota, generator.samples_per_prompt,
-                                            static_cast<std::int64_t>(p), static_cast<std::int64_t>(prompts.size()));
+    const std::int64_t quota = generator.quotas.empty() ? input.categories[c].quota : generator.quotas[c];
+    const std::int64_t samples = samples_of(quota, generator.samples_per_prompt, static_cast<std::int64_t>(p),
+                                            static_cast<std::int64_t>(prompts.size()));
     for (std::int32_t sample = 0; sample < samples; ++sample) {
       const std::uint64_t id = item_hash(input.seed, generator.name, plan.categories[c].id, text, sample);
       plan.item_id.push_back(id);

@@ -29,6 +29,7 @@ struct PlanGenerator {
   std::string name;
   std::int32_t samples_per_prompt = 1;
   std::vector<std::string> sources;  // whose prompts it paints, in this order; a text that stands in two counts once
+  std::vector<std::int64_t> quotas;  // one a category, in place of PlanCategory::quota; empty: those
 };
 
 struct PlanInput {

@@ -71,7 +71,10 @@ PlanInput plan_input(const config::RunConfig& config) {
   input.shard_items = static_cast<std::int32_t>(config.plan.shard_items);
   for (const auto& generator : config.generators)
     input.generators.push_back(
-        {generator.name, static_cast<std::int32_t>(generator.samples_per_prompt), generator.prompts});
+        {generator.name, static_cast<std::int32_t>(generator.samples_per_prompt), generator.prompts, {}});
+  std::vector<std::optional<Quotas>> own;  // of each generator that has some
+  for (const auto& generator : config.generators)
+    generator.quota ? own.emplace_back(*generator.quota) : own.emplace_back();
 
   std::size_t without_prompt = 0;
   for (const CategoryInfo& info : read_categories(file)) {
@@ -81,6 +84,8 @@ PlanInput plan_input(const config::RunConfig& config) {
       if (auto prompts = source.prompts_of(info); !prompts.empty())
         category.prompts.emplace(source.settings().name, std::move(prompts));
     without_prompt += category.prompts.empty() ? 1 : 0;
+    for (std::size_t g = 0; g < own.size(); ++g)
+      if (own[g]) input.generators[g].quotas.push_back(own[g]->of(info));
     input.categories.push_back(std::move(category));
   }
   if (input.categories.empty())

@@ -108,7 +108,9 @@ nlohmann::json if_scheduler_json(int stage) {
   json["dynamic_thresholding_ratio"] = 0.95;
   json["sample_max_value"] = stage == 1 ? 1.5 : 1.0;
   json["thresholding"] = true;
-  json["variance_type"] = "learned_range";
+  // Not the published learned_range: between the far-apart steps of a short run, the variance that was learnt for
+  // neighbouring steps leaves noise in the picture. The pipeline (diffusers' too) then drops the variance channels.
+  json["variance_type"] = "fixed_small";
   return json;
 }
 

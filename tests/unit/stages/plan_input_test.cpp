@@ -116,6 +116,24 @@ TEST_F(PlanInputTest, GivesEachGroupItsQuotaAndAFileTheLastWord) {
   EXPECT_EQ(make_plan(input).size(), 2u + 10 + 4);
 }
 
+TEST_F(PlanInputTest, AGeneratorsOwnQuotaTakesThePlaceOfThePlans) {
+  config.plan.quota.rare = 10;
+  config.plan.quota.extra = 4;
+  config.generators.push_back(config.generators.front());
+  config.generators.back().name = "other";
+  config.generators.back().quota = config::QuotaSettings{.rare = 3};
+
+  const Plan plan = make_plan(plan_input(config));
+
+  std::vector<std::vector<int>> items(2, std::vector<int>(plan.categories.size()));
+  for (std::size_t row = 0; row < plan.size(); ++row)
+    ++items[static_cast<std::size_t>(plan.generator[row])][static_cast<std::size_t>(plan.category[row])];
+  EXPECT_EQ(items[0][1], 10);
+  EXPECT_EQ(items[0][2], 4);
+  EXPECT_EQ(items[1][1], 3);
+  EXPECT_EQ(items[1][2], 1) << "without a quota of its own, samples_per_prompt";
+}
+
 TEST_F(PlanInputTest, RefusesADamagedFileOfQuotas) {
   for (const auto& [text, why] :
        {std::pair{"[]", "no JSON object"}, {R"({"x": 2})", "key 'x'"}, {R"({"3": -1})", "key '3'"}}) {
