@@ -24,8 +24,9 @@ RANKS = 2
 
 USAGE, BAD_DATA, INPUT_OUTPUT, STOPPED = 64, 65, 74, 75
 
-# The study of configs/mini.toml, every size as small as goes: 24 rare and extra categories, two prompts each, in six
-# shards of the plan and of the library. The filter keeps everything, since three steps of diffusion are no picture.
+# The study of configs/mini.toml, every size as small as goes: 24 rare and extra categories, two generators with one
+# prompt each, in six shards of the plan and of the library. The filter keeps everything, since three steps of diffusion
+# are no picture.
 CONFIG = f"""base = "{SOURCE}/configs/mini.toml"
 [data]
 train_json = "{WORLD}/train.json"
@@ -43,6 +44,14 @@ rare = 0
 limit = 1
 [generators.sd]
 steps = 3
+prompts = ["descriptive"]
+[generators.deepfloyd]
+steps = 2
+stage2_steps = 1
+prompts = ["manual"]
+[generators.deepfloyd.quota]
+rare = 0
+extra = 0
 [filter]
 similarity = -1
 min_clip_score = -100

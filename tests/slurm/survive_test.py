@@ -16,6 +16,10 @@ def weights_of(run, training):
     return hashlib.sha256((run / f"train/{training}/model.safetensors").read_bytes()).hexdigest()
 
 
+# A shard takes minutes.
+LONG = "[generators.sd]\nsteps = 1000\n[generators.deepfloyd]\nsteps = 1000\n"
+
+
 class Survive(study.SlurmTest):
     def planned_run(self, name, text=""):
         """Planned and ready to generate, with a configuration of its own."""
@@ -50,7 +54,7 @@ class Survive(study.SlurmTest):
 
     def test_term_in_a_long_item(self):
         """A shard that takes longer than the time there is: it is left, and the ranks are gone within 20 s."""
-        run, config = self.planned_run("long_item", "[generators.sd]\nsteps = 1000\n[plan]\nshard_items = 24\n")
+        run, config = self.planned_run("long_item", LONG + "[plan]\nshard_items = 24\n")
         job = self.sbatch("generate", run, config=config)
         log = run / f"logs/generate-{job}.out"
         self.wait_until(lambda: "shards to make" in self.log(log), what="work")
@@ -131,7 +135,7 @@ class Survive(study.SlurmTest):
 
     def test_item_longer_than_the_limit(self):
         """The time limit is too short for one shard: no endless requeueing, and the message says what to raise."""
-        run, config = self.planned_run("too_long", "[generators.sd]\nsteps = 1000\n[plan]\nshard_items = 48\n")
+        run, config = self.planned_run("too_long", LONG + "[plan]\nshard_items = 48\n")
         job = self.sbatch("generate", run, "--time=1", "--signal=B:USR2@50", config=config)
         self.wait(job)
         said = self.assert_job(job, "FAILED", study.BUG, run / f"logs/generate-{job}.out")

@@ -38,6 +38,15 @@ std::vector<bool> allowed_generators(const store::Library& library, const config
   return out;
 }
 
+/// Keeps `limit` of a longer list, evenly spaced: the library is ordered by generator and prompt, and its first entries
+/// would be one generator's.
+void thin_out(std::vector<std::size_t>& list, std::size_t limit) {
+  const std::size_t count = list.size();
+  if (count <= limit) return;
+  for (std::size_t k = 0; k < limit; ++k) list[k] = list[k * count / limit];
+  list.resize(limit);
+}
+
 }  // namespace
 
 InstancePool::InstancePool(std::shared_ptr<const store::Library> library, const config::TrainSettings& training,
@@ -60,14 +69,12 @@ InstancePool::InstancePool(std::shared_ptr<const store::Library> library, const 
     if (entry.generator < 0 || static_cast<std::size_t>(entry.generator) >= is_allowed.size() ||
         !is_allowed[static_cast<std::size_t>(entry.generator)])
       continue;
-    auto& list = by_class[found->second];
-    if (training.pool_per_category > 0 && static_cast<std::int64_t>(list.size()) >= training.pool_per_category)
-      continue;
-    list.push_back(i);
+    by_class[found->second].push_back(i);
   }
   auto state = std::make_shared<State>();
   state->library = std::move(library);
   for (auto& [cls, list] : by_class) {
+    if (training.pool_per_category > 0) thin_out(list, static_cast<std::size_t>(training.pool_per_category));
     state->size += list.size();
     state->classes.push_back(cls);
     state->entries.push_back(std::move(list));

@@ -145,6 +145,18 @@ TEST(instance_pool, KeepsWhatTheTrainingAllows) {
   expect_error(ErrorKind::Data, "900", [&] { pool_of(world); });
 }
 
+TEST(instance_pool, FewOfACategoryAreSpreadOverAllGenerators) {
+  World world;
+  config::TrainSettings training;
+  training.pool_per_category = 2;
+  const auto few = pool_of(world, training);
+  for (const auto& list : few->by_class()) {
+    std::set<std::int32_t> generators;
+    for (const std::size_t entry : list) generators.insert(few->library().entries()[entry].generator);
+    EXPECT_EQ(generators.size(), 2U);
+  }
+}
+
 TEST(sample_maker, SamplesKeepWhatTheyPromise) {
   World world;
   const SampleMaker maker = world.maker(pool_of(world));
