@@ -213,7 +213,7 @@ Probe probe_sam(const Options& options) {
   config::AnnotatorSettings settings;
   settings.weights = options.model;
   models::SamBackgroundAnnotator annotator(settings);
-  probe.add("object", to_tensor(annotator.annotate(std::vector{picture}).front()));
+  probe.add("object", to_tensor(annotator.annotate(std::vector{picture}, {}).front().mask));
   return probe;
 }
 

@@ -50,7 +50,15 @@ void check_inputs(const config::RunConfig& config, const std::vector<Step>& step
   if (has("generate"))
     for (const auto& generator : config.generators)
       need(generator.weights, cat("generators.", generator.name, ".weights"));
-  if (has("annotate")) need(config.annotator.weights, "annotator.weights");
+  if (has("annotate"))
+    for (const auto& annotator : config.used_annotators()) {
+      const std::string key = annotator.name.empty() ? "annotator." : cat("annotators.", annotator.name, ".");
+      need(annotator.weights, key + "weights");
+      need(annotator.clip, key + "clip");
+      need(annotator.matting, key + "matting");
+      need(annotator.tokenizer, key + "tokenizer");
+    }
+  if (has("annotate")) need(config.annotator.choose_by, "annotator.choose_by");
   if (has("filter")) need(config.filter.clip, "filter.clip");
   if (has("filter") || has("train")) {
     need(config.data.train_json, "data.train_json");

@@ -39,6 +39,9 @@ struct Instance {
   std::int64_t area = 0;                             // px with alpha above the pool's threshold
   float similarity = 0, clip_score = 0;
   std::uint32_t flags = 0;
+  // Where several annotators were chosen from: whose mask it is, and the logits of all of them. Not part of the hash.
+  std::string annotator;
+  std::vector<std::pair<std::string, float>> annotator_scores;
   std::string png;  // RGBA
 };
 

@@ -1,7 +1,9 @@
 // Instances <-> the table of one shard, and their hashes.
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <set>
 
 #include <nlohmann/json.hpp>
@@ -20,6 +22,9 @@ using nlohmann::json;
 /// Of a plan (the largest planned so far has ten thousand). A number beyond it is no prompt but damage, and would take
 /// gigabytes for a list of empty texts.
 constexpr std::size_t kMostPrompts = 1 << 24;
+constexpr const char* kAnnotatorColumn = "annotator";
+constexpr const char* kAnnotatorScore = "annotator_score.";
+constexpr const char* kAnnotatorsDocument = "annotators";
 
 template <class T>
 void append(std::string& bytes, T value) {
@@ -153,6 +158,51 @@ void check_format(const Table& table, const char* format) {
 
 namespace {
 
+/// Columns and document of the annotators' choice, where some instance has one.
+void add_choice(const std::vector<Instance>& instances, Table& table) {
+  std::vector<std::string> names;
+  const auto index_of = [&](const std::string& name) {
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end()) return names.insert(names.end(), name) - names.begin();
+    return found - names.begin();
+  };
+  for (const Instance& instance : instances) {
+    for (const auto& [name, score] : instance.annotator_scores) index_of(name);
+    if (!instance.annotator.empty()) index_of(instance.annotator);
+  }
+  if (names.empty()) return;
+  std::vector<std::int32_t> chosen;
+  std::vector<std::vector<float>> scores(names.size(),
+                                         std::vector<float>(instances.size(), std::numeric_limits<float>::quiet_NaN()));
+  for (std::size_t row = 0; row < instances.size(); ++row) {
+    const Instance& instance = instances[row];
+    chosen.push_back(instance.annotator.empty() ? -1 : static_cast<std::int32_t>(index_of(instance.annotator)));
+    for (const auto& [name, score] : instance.annotator_scores)
+      scores[static_cast<std::size_t>(index_of(name))][row] = score;
+  }
+  table.add(kAnnotatorColumn, std::move(chosen));
+  for (std::size_t n = 0; n < names.size(); ++n) table.add(kAnnotatorScore + names[n], std::move(scores[n]));
+  table.documents[kAnnotatorsDocument] = json(names).dump();
+}
+
+void read_choice(const Table& table, std::size_t row, Instance& instance) {
+  if (!table.has(kAnnotatorColumn)) return;
+  const auto document = table.documents.find(kAnnotatorsDocument);
+  const json names =
+      document == table.documents.end() ? json() : json::parse(document->second, nullptr, /*allow_exceptions=*/false);
+  const auto index = static_cast<std::int64_t>(table.get<std::int32_t>(kAnnotatorColumn)[row]);
+  const bool is_list =
+      names.is_array() && std::all_of(names.begin(), names.end(), [](const json& n) { return n.is_string(); });
+  if (!is_list || index >= static_cast<std::int64_t>(names.size()))
+    fail(ErrorKind::Data, {"the annotators of a library's shard cannot be read", cat("row ", row),
+                           cat("annotator ", index, " of ", names.size()), "run `divergen repair` on its run"});
+  if (index >= 0) instance.annotator = names[static_cast<std::size_t>(index)].get<std::string>();
+  for (const json& name : names) {
+    const float score = table.get<float>(kAnnotatorScore + name.get<std::string>())[row];
+    if (!std::isnan(score)) instance.annotator_scores.emplace_back(name.get<std::string>(), score);
+  }
+}
+
 /// All of a shard but its heap.
 Table columns_of(const std::vector<Instance>& instances, const LibraryTables& tables) {
   DIVERGEN_CHECK(instances.size() <= kShardRows, instances.size());
@@ -179,6 +229,7 @@ Table columns_of(const std::vector<Instance>& instances, const LibraryTables& ta
   column("similarity", [](const Instance& i) { return i.similarity; });
   column("clip_score", [](const Instance& i) { return i.clip_score; });
   column("flags", [](const Instance& i) { return i.flags; });
+  add_choice(instances, table);
   std::vector<std::uint64_t> png_hashes, record_hashes;
   for (const Instance& instance : instances) {
     png_hashes.push_back(hash64(instance.png));
@@ -228,6 +279,7 @@ Instance instance_without_png(const Table& table, std::size_t row) {
   i.similarity = table.get<float>("similarity")[row];
   i.clip_score = table.get<float>("clip_score")[row];
   i.flags = table.get<std::uint32_t>("flags")[row];
+  read_choice(table, row, i);
   return i;
 }
 

@@ -76,28 +76,30 @@ std::optional<BlockKey> block_key(std::string_view key, bool is_openai) {
   return std::nullopt;
 }
 
-void openai_to_hf(MappedSource& out) {
-  for (const Weight& weight : out.source().tensors()) {
-    const std::string& key = weight.name;
-    if (std::find(kSizes.begin(), kSizes.end(), key) != kSizes.end()) continue;
-    if (const Pair* plain = find_first(kClip, key)) {
-      const bool is_transposed = find_first(kTransposed, key) != nullptr;
-      is_transposed ? out.transpose(weight, std::string(plain->second))
-                    : out.rename(weight, std::string(plain->second));
-      continue;
-    }
-    const auto block = block_key(key, true);
-    if (!block) out.refuse(key, "it is no name of OpenAI's CLIP");
-    const std::string layer = cat(block->tower->second, block->layer, ".");
-    if (const Pair* plain = find_first(kBlock, block->rest)) {
-      out.rename(weight, cat(layer, plain->second));
-    } else if (const Pair* joined = find_first(kInProjection, block->rest)) {
-      for (std::size_t i = 0; i < kQkv.size(); ++i)
-        out.split(weight, cat(layer, "self_attn.", kQkv[i], "_proj.", joined->second), static_cast<std::int64_t>(i), 3);
-    } else {
-      out.refuse(key, "it is no name of OpenAI's CLIP");
-    }
+/// A tensor of OpenAI's CLIP called `key` there, as the tensors of transformers' CLIPModel that it becomes, whose names
+/// get `prefix` before them.
+void map_openai(MappedSource& out, const Weight& weight, const std::string& key, const std::string& prefix) {
+  if (std::find(kSizes.begin(), kSizes.end(), key) != kSizes.end()) return;
+  if (const Pair* plain = find_first(kClip, key)) {
+    const bool is_transposed = find_first(kTransposed, key) != nullptr;
+    is_transposed ? out.transpose(weight, cat(prefix, plain->second)) : out.rename(weight, cat(prefix, plain->second));
+    return;
   }
+  const auto block = block_key(key, true);
+  if (!block) out.refuse(weight.name, "it is no name of OpenAI's CLIP");
+  const std::string layer = cat(prefix, block->tower->second, block->layer, ".");
+  if (const Pair* plain = find_first(kBlock, block->rest)) {
+    out.rename(weight, cat(layer, plain->second));
+  } else if (const Pair* joined = find_first(kInProjection, block->rest)) {
+    for (std::size_t i = 0; i < kQkv.size(); ++i)
+      out.split(weight, cat(layer, "self_attn.", kQkv[i], "_proj.", joined->second), static_cast<std::int64_t>(i), 3);
+  } else {
+    out.refuse(weight.name, "it is no name of OpenAI's CLIP");
+  }
+}
+
+void openai_to_hf(MappedSource& out) {
+  for (const Weight& weight : out.source().tensors()) map_openai(out, weight, weight.name, "");
 }
 
 void hf_to_openai(MappedSource& out) {
@@ -155,12 +157,62 @@ void rename_attention(MappedSource& out, bool to_new) {
   }
 }
 
+// ---- CLIPSeg: its repository (first), transformers (second) ---------------------------------------------------------
+
+constexpr std::array<Pair, 3> kSegmentHead{
+    {{"film_mul.", "film_mul."}, {"film_add.", "film_add."}, {"trans_conv.", "transposed_convolution."}}};
+constexpr std::array<Pair, 5> kSegmentBlock{{{"self_attn.out_proj.", "self_attn.out_proj."},
+                                             {"linear1.", "mlp.fc1."},
+                                             {"linear2.", "mlp.fc2."},
+                                             {"norm1.", "layer_norm1."},
+                                             {"norm2.", "layer_norm2."}}};
+constexpr std::array<Pair, 2> kSegmentInProjection{
+    {{"self_attn.in_proj_weight", "weight"}, {"self_attn.in_proj_bias", "bias"}}};
+
+const Pair* find_start(std::span<const Pair> pairs, std::string_view name) {
+  const auto found = std::find_if(pairs.begin(), pairs.end(), [&](const Pair& p) { return name.starts_with(p.first); });
+  return found == pairs.end() ? nullptr : &*found;
+}
+
+/// The decoder's tensors under "decoder.", CLIP's (where the file has them) under "clip.".
+void clipseg_to_hf(MappedSource& out) {
+  constexpr std::string_view kBlocks = "blocks.", kReduces = "reduces.", kWholeClip = "clip_model.";
+  for (const Weight& weight : out.source().tensors()) {
+    const std::string& key = weight.name;
+    // The image tower a second time, and a layer of the base class that is never used.
+    if (key.starts_with("model.") || key == "reduce.weight" || key == "reduce.bias") continue;
+    if (key.starts_with(kWholeClip)) {
+      map_openai(out, weight, key.substr(kWholeClip.size()), "clip.");
+    } else if (key.starts_with(kReduces)) {
+      out.rename(weight, "decoder." + key);
+    } else if (const Pair* head = find_start(kSegmentHead, key)) {
+      out.rename(weight, cat("decoder.", head->second, key.substr(head->first.size())));
+    } else if (key.starts_with(kBlocks) && key.find('.', kBlocks.size()) != std::string::npos) {
+      const std::size_t dot = key.find('.', kBlocks.size());
+      const std::string layer = cat("decoder.layers.", key.substr(kBlocks.size(), dot + 1 - kBlocks.size()));
+      const std::string rest = key.substr(dot + 1);
+      if (const Pair* joined = find_first(kSegmentInProjection, rest)) {
+        for (std::size_t i = 0; i < kQkv.size(); ++i)
+          out.split(weight, cat(layer, "self_attn.", kQkv[i], "_proj.", joined->second), static_cast<std::int64_t>(i),
+                    3);
+      } else if (const Pair* plain = find_start(kSegmentBlock, rest)) {
+        out.rename(weight, cat(layer, plain->second, rest.substr(plain->first.size())));
+      } else {
+        out.refuse(key, "it is no name of CLIPSeg");
+      }
+    } else {
+      out.refuse(key, "it is no name of CLIPSeg");
+    }
+  }
+}
+
 }  // namespace
 
 const std::vector<KeyMapInfo>& key_maps() {
   static const std::vector<KeyMapInfo> kMaps{
       {"clip-openai-to-hf", "OpenAI's CLIP to transformers' names (in_proj split, projections transposed)"},
       {"clip-hf-to-openai", "transformers' CLIP to OpenAI's names"},
+      {"clipseg-to-hf", "CLIPSeg's own files, with or without its CLIP, to transformers' names"},
       {"vae-old-to-new", "the VAE's attention: names of diffusers before 0.13 to to_q, to_k, to_v, to_out.0"},
       {"vae-new-to-old", "the same, back"}};
   return kMaps;
@@ -172,6 +224,8 @@ std::unique_ptr<WeightSource> map_keys(std::shared_ptr<const WeightSource> sourc
     openai_to_hf(*out);
   } else if (map == "clip-hf-to-openai") {
     hf_to_openai(*out);
+  } else if (map == "clipseg-to-hf") {
+    clipseg_to_hf(*out);
   } else if (map == "vae-old-to-new" || map == "vae-new-to-old") {
     rename_attention(*out, map == "vae-old-to-new");
   } else {

@@ -12,7 +12,7 @@ namespace divergen::weights {
 struct KeyMapInfo {
   std::string name, description;
 };
-/// clip-openai-to-hf, clip-hf-to-openai, vae-old-to-new, vae-new-to-old.
+/// clip-openai-to-hf, clip-hf-to-openai, clipseg-to-hf, vae-old-to-new, vae-new-to-old.
 const std::vector<KeyMapInfo>& key_maps();
 
 /// `source` seen through a map; values are split, joined or transposed as they are read. Facts: reference/generation.md
@@ -22,6 +22,8 @@ const std::vector<KeyMapInfo>& key_maps();
 ///   q,
 ///                       k, v; the two projections are transposed; the three integers are dropped
 ///   clip-hf-to-openai   back; position_ids are dropped, the three integers do not come back (they are sizes)
+///   clipseg-to-hf       github.com/timojl/clipseg (models/clipseg.py; the published files hold the decoder alone) ->
+///                       transformers' CLIPSegForImageSegmentation; its second copy of the image tower is dropped
 ///   vae-old-to-new      diffusers before 0.13: query, key, value, proj_attn in attentions -> to_q, to_k, to_v,
 ///   to_out.0 vae-new-to-old      back
 ///

@@ -5,6 +5,12 @@
 //   item_id u64, area i64 (px with mask > 128, semantics.md §4.1; -1 where the picture could not be read);
 //   heap: grey PNG of the picture's size, empty where the picture could not be read
 //   attributes annotator, weights_hash
+// Where several annotators are chosen from also:
+//   annotator i32 (index into the document "annotators", a list of names; -1 where the picture could not be read),
+//   annotator_score.<name> f32: the logit of each one's cut-out, NaN where the picture could not be read
+
+#include <map>
+#include <string>
 
 #include "models/annotator.hpp"
 #include "stages/common/context.hpp"
@@ -20,13 +26,26 @@ inline constexpr int kMaskThreshold = 128;
 /// Name under which pictures that cannot be decoded are counted.
 inline constexpr const char* kUnreadable = "unreadable";
 
+inline constexpr const char* kAnnotators = "annotators";
+inline constexpr const char* kChosen = "annotator";
+inline constexpr const char* kScoreOf = "annotator_score.";
+
 /// Number of pixels above kMaskThreshold.
 std::int64_t mask_area(const image::Image& mask);
 
 /// Masks of a table of pictures, row for row. Pictures are given to the annotator `batch` at a time (those of one size
 /// together, the last batch padded with its last picture), so that a mask's bits depend on its picture and `batch`
-/// alone. Pictures that cannot be decoded are counted under kUnreadable.
-store::Table make_masks(const store::Table& pictures, models::Annotator& annotator, std::int64_t batch);
+/// alone; for an annotator that looks at groups, those of one category together instead, in the table's order: then a
+/// mask depends on the table's other pictures of its category. Pictures that cannot be decoded are counted under
+/// kUnreadable. `names`: of the categories of `pictures`, for annotators that are told them; empty: not told.
+store::Table make_masks(const store::Table& pictures, models::Annotator& annotator, std::int64_t batch,
+                        const std::map<std::int32_t, std::string>& names = {});
+
+/// Names of the plan's categories by id.
+std::map<std::int32_t, std::string> names_of(const Plan& plan);
+
+/// The device of annotators that are not told another one.
+at::Device annotate_device(const comm::World& world);
 
 /// Pictures of one pass in the stage, which decides a mask's bits.
 std::int64_t annotate_batch(const Plan& plan);

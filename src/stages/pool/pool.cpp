@@ -35,12 +35,13 @@ void check_rows(const Plan& plan, Plan::Range range, const store::Table& table) 
                          "run the stages again from `divergen generate` on: they make again what does not fit"});
 }
 
-std::vector<std::string> reasons_of(const store::Table& verdicts) {
+/// A list of names that a stage left in its tables.
+std::vector<std::string> texts_of(const store::Table& table, const char* document, const char* stage) {
   try {
-    return nlohmann::json::parse(verdicts.documents.at("reasons")).get<std::vector<std::string>>();
+    return nlohmann::json::parse(table.documents.at(document)).get<std::vector<std::string>>();
   } catch (const std::exception& error) {
-    fail(ErrorKind::Data, {"the reasons of a table of verdicts cannot be read", "document 'reasons'", error.what(),
-                           "run `divergen filter` again"});
+    fail(ErrorKind::Data, {"a list of names in a stage's table cannot be read", cat("document '", document, "'"),
+                           error.what(), cat("run `divergen ", stage, "` again")});
   }
 }
 
@@ -78,6 +79,14 @@ store::Instance instance_of(const FilteredShard& shard, std::size_t row, const C
   out.clip_score = shard.verdicts.get<float>("clip_score")[row];
   if (cut.touches_border) out.flags |= store::kTouchesBorder;
   if (cut.parts_dropped) out.flags |= store::kPartsDropped;
+  if (shard.masks.has("annotator")) {
+    const std::vector<std::string> names = texts_of(shard.masks, "annotators", "annotate");
+    for (const std::string& name : names)
+      out.annotator_scores.emplace_back(name, shard.masks.get<float>("annotator_score." + name)[row]);
+    const auto chosen = static_cast<std::size_t>(shard.masks.get<std::int32_t>("annotator")[row]);
+    DIVERGEN_CHECK(chosen < names.size(), chosen);
+    out.annotator = names[chosen];
+  }
   out.png = image::encode_png(cut.rgba);
   return out;
 }
@@ -185,7 +194,7 @@ void complete_library(const RunContext& context, StageRecord& record) {
 void pool_rows(const Plan& plan, Plan::Range range, const FilteredShard& shard, int alpha_threshold,
                std::vector<store::Instance>& instances, Counts& rejected) {
   for (const store::Table* table : {&shard.pictures, &shard.masks, &shard.verdicts}) check_rows(plan, range, *table);
-  const std::vector<std::string> reasons = reasons_of(shard.verdicts);
+  const std::vector<std::string> reasons = texts_of(shard.verdicts, "reasons", "filter");
   const auto& kept = shard.verdicts.get<std::uint8_t>("kept");
   const auto& reason = shard.verdicts.get<std::int32_t>("reason");
   for (std::size_t row = 0; row < kept.size(); ++row) {

@@ -78,11 +78,14 @@ class Maker {
     const Plan::Range shard = shard_of(row);
     const auto annotated = static_cast<std::size_t>(annotate_batch(plan_)), made = static_cast<std::size_t>(batch_);
     const std::size_t size = shard.last - shard.first, place = row - shard.first;
-    const std::size_t group = place / annotated * annotated, group_end = std::min(size, group + annotated);
+    // An annotator that looks at groups sees the whole shard's pictures of a category.
+    const bool is_whole = annotator().group() > 0;
+    const std::size_t group = is_whole ? 0 : place / annotated * annotated,
+                      group_end = is_whole ? size : std::min(size, group + annotated);
     const std::size_t first = group / made * made, last = std::min(size, (group_end + made - 1) / made * made);
     const store::Table pictures = make_pictures(plan_, {shard.first + first, shard.first + last}, model, batch_);
     const store::Table masks = make_masks(rows_of(pictures, group - first, group_end - first), annotator(),
-                                          static_cast<std::int64_t>(annotated));
+                                          static_cast<std::int64_t>(annotated), names_of(plan_));
     const auto picture = image::decode(pictures.heap(place - first), image::Channels::Rgb);
     const auto mask = image::decode(masks.heap(place - group), image::Channels::Grey);
     const auto old = image::decode(kept.png, image::Channels::Rgba);
@@ -125,10 +128,13 @@ class Maker {
 
   /// What the annotator reads of some rows of a table of pictures.
   static store::Table rows_of(const store::Table& pictures, std::size_t first, std::size_t last) {
-    const auto& ids = pictures.get<std::uint64_t>("item_id");
     store::Table out(pictures.format(), pictures.version());
-    out.add("item_id", std::vector(ids.begin() + static_cast<std::ptrdiff_t>(first),
-                                   ids.begin() + static_cast<std::ptrdiff_t>(last)));
+    const auto part = [&](const auto& values) {
+      return std::vector(values.begin() + static_cast<std::ptrdiff_t>(first),
+                         values.begin() + static_cast<std::ptrdiff_t>(last));
+    };
+    out.add("item_id", part(pictures.get<std::uint64_t>("item_id")));
+    out.add("category", part(pictures.get<std::int32_t>("category")));
     std::vector<std::string> heap;
     for (std::size_t i = first; i < last; ++i) heap.emplace_back(pictures.heap(i));
     out.set_heap(heap);
@@ -158,7 +164,7 @@ class Maker {
 
   models::Annotator& annotator() {
     if (annotator_) return *annotator_;
-    annotator_ = models::make_annotator(context_.config.annotator);
+    annotator_ = models::make_annotator(context_.config, annotate_device(context_.world));
     if (annotator_->weights_hash() != library_.tables().annotator_hash)
       not_the_same("the weights of the annotator", annotator_->weights_hash(), library_.tables().annotator_hash);
     return *annotator_;

@@ -241,7 +241,7 @@ std::string datasheet(const Export& work) {
       "\n* library hash: `", work.library.hash(), "`\n* people: pictures are ",
       "synthetic; categories that show people may show ones that look like somebody\n\n", files_text(work),
       "\n## Collection\n\nNo picture was collected: text-to-image models made them from the prompts.\n\n",
-      generators_text(tables, counts), "\n## Processing\n\n* cut out with Segment Anything, weights `",
+      generators_text(tables, counts), "\n## Processing\n\n* cut out by the annotator with the weights `",
       markdown_escape(tables.annotator_hash), "`\n* compared with real crops by CLIP, weights `",
       markdown_escape(tables.clip_hash), "`\n* settings `", markdown_escape(tables.config_hash), "`, software ",
       markdown_escape(tables.software), "\n* format of this export: ", work.options.format, "\n\n## Uses\n\n",

@@ -70,30 +70,37 @@ void Export::note(const Instance& instance, const std::string& file) {
 json instance_to_json(const Instance& i, const LibraryTables& tables) {
   const LibraryCategory& category = category_by_id(tables, i.category_id);
   const LibraryGenerator& generator = tables.generators.at(static_cast<std::size_t>(i.generator));
-  return {{"item_id", to_hex(i.item_id)},
-          {"category_id", i.category_id},
-          {"category", category.name},
-          {"frequency", category.frequency},
-          {"is_extra", category.is_extra},
-          {"prompt", tables.prompts.at(static_cast<std::size_t>(i.prompt))},
-          {"generator", generator.name},
-          {"generator_kind", generator.kind},
-          {"weights_hash", generator.weights_hash},
-          {"sampler", generator.sampler},
-          {"steps", generator.steps},
-          {"guidance", generator.guidance},
-          {"sample", i.sample},
-          {"seed", to_hex(i.seed)},
-          {"width", i.width},
-          {"height", i.height},
-          {"box", {i.box_x, i.box_y, i.width, i.height}},
-          {"source_size", {i.source_width, i.source_height}},
-          {"area", i.area},
-          {"similarity", i.similarity},
-          {"clip_score", i.clip_score},
-          {"flags", i.flags},
-          {"png_hash", to_hex(hash64(i.png))},
-          {"record_hash", to_hex(record_hash(i, tables))}};
+  json out = {{"item_id", to_hex(i.item_id)},
+              {"category_id", i.category_id},
+              {"category", category.name},
+              {"frequency", category.frequency},
+              {"is_extra", category.is_extra},
+              {"prompt", tables.prompts.at(static_cast<std::size_t>(i.prompt))},
+              {"generator", generator.name},
+              {"generator_kind", generator.kind},
+              {"weights_hash", generator.weights_hash},
+              {"sampler", generator.sampler},
+              {"steps", generator.steps},
+              {"guidance", generator.guidance},
+              {"sample", i.sample},
+              {"seed", to_hex(i.seed)},
+              {"width", i.width},
+              {"height", i.height},
+              {"box", {i.box_x, i.box_y, i.width, i.height}},
+              {"source_size", {i.source_width, i.source_height}},
+              {"area", i.area},
+              {"similarity", i.similarity},
+              {"clip_score", i.clip_score},
+              {"flags", i.flags},
+              {"png_hash", to_hex(hash64(i.png))},
+              {"record_hash", to_hex(record_hash(i, tables))}};
+  if (!i.annotator.empty()) out["annotator"] = i.annotator;
+  if (!i.annotator_scores.empty()) {
+    json scores = json::object();
+    for (const auto& [name, score] : i.annotator_scores) scores[name] = score;
+    out["annotator_scores"] = std::move(scores);
+  }
+  return out;
 }
 
 const LibraryCategory& category_by_id(const LibraryTables& tables, std::int32_t id) {

@@ -250,6 +250,9 @@ class Importer {
       i.flags = line.at("flags");
       i.prompt = prompt_of_.at(line.at("prompt"));
       i.generator = generator_of_.at(line.at("generator"));
+      i.annotator = line.value("annotator", "");
+      for (const auto& [name, score] : line.value("annotator_scores", json::object()).items())
+        i.annotator_scores.emplace_back(name, score.get<float>());
     } catch (const std::exception&) {  // JSON's, a number that is none, a generator that tables.json does not list
       return "its record cannot be read";
     }

@@ -34,10 +34,10 @@ TEST(MiniSam, CutsOutKnownShapes) {
   }
   config::AnnotatorSettings settings;
   settings.weights = data / "models/sam/model.safetensors";
-  const auto masks = make_annotator(settings)->annotate(pictures);
+  const auto masks = make_annotator(settings)->annotate(pictures, {});
   ASSERT_EQ(masks.size(), kPictures);
   double sum = 0;
-  for (std::size_t i = 0; i < kPictures; ++i) sum += overlap(masks[i], truth[i]);
+  for (std::size_t i = 0; i < kPictures; ++i) sum += overlap(masks[i].mask, truth[i]);
   const double mean = sum / static_cast<double>(kPictures);
   RecordProperty("mean_iou", std::to_string(mean));
   std::printf("mean IoU of %zu masks with the known shapes: %.3f\n", kPictures, mean);

@@ -48,6 +48,25 @@ TEST(Pool, CutsOutWhatIsKeptAndCountsTheRest) {
   }
 }
 
+TEST(Pool, TakesOverWhichAnnotatorWasChosen) {
+  const PoolWorld made;
+  std::vector<store::Instance> instances;
+  std::map<std::string, std::int64_t> rejected;
+  FilteredShard shard = made.shard(0);
+  shard.masks.add("annotator", std::vector<std::int32_t>(shard.masks.rows(), 1));
+  shard.masks.add("annotator_score.ufo", std::vector<float>(shard.masks.rows(), 20.5F));
+  shard.masks.add("annotator_score.u2net", std::vector<float>(shard.masks.rows(), 24.0F));
+  shard.masks.documents["annotators"] = R"(["ufo", "u2net"])";
+
+  pool_rows(made.plan, made.plan.shard(0), shard, 128, instances, rejected);
+
+  ASSERT_FALSE(instances.empty());
+  for (const store::Instance& one : instances) {
+    EXPECT_EQ(one.annotator, "u2net");
+    EXPECT_EQ(one.annotator_scores, (std::vector<std::pair<std::string, float>>{{"ufo", 20.5F}, {"u2net", 24.0F}}));
+  }
+}
+
 TEST(Pool, RefusesTablesOfOtherItems) {
   const PoolWorld made;
   std::vector<store::Instance> instances;

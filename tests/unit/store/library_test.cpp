@@ -130,6 +130,28 @@ TEST_F(InstanceLibrary, RecordHashCoversEveryField) {
   EXPECT_EQ(std::adjacent_find(hashes.begin(), hashes.end()), hashes.end());
 }
 
+TEST_F(InstanceLibrary, KeepsWhichAnnotatorWasChosenOutsideTheHash) {
+  const LibraryTables tables = test::tables();
+  std::vector<Instance> plain = test::instances(3), chosen = plain;
+  chosen[0].annotator = "u2net";
+  chosen[0].annotator_scores = {{"clipseg", 21.5F}, {"u2net", 23.25F}};
+  chosen[2].annotator = "sam";
+  chosen[2].annotator_scores = {{"sam", 20.0F}};
+
+  const std::vector<Instance> back = instances_of(make_library_table(chosen, tables));
+  EXPECT_EQ(back[0].annotator, "u2net");
+  EXPECT_EQ(back[0].annotator_scores, chosen[0].annotator_scores);
+  EXPECT_EQ(back[1].annotator, "");
+  EXPECT_TRUE(back[1].annotator_scores.empty());
+  EXPECT_EQ(back[2].annotator_scores, chosen[2].annotator_scores);
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(record_hash(chosen[i], tables), record_hash(plain[i], tables));
+  EXPECT_FALSE(make_library_table(plain, tables).has("annotator"));
+
+  Table damaged = make_library_table(chosen, tables);
+  damaged.documents["annotators"] = "[1, 2, 3]";
+  EXPECT_THROW(instances_of(damaged), Error);
+}
+
 TEST_F(InstanceLibrary, OpensAndListsWithoutItsShards) {
   write(instances(12), 4);
   for (const Path& shard : library_shards(folder.path())) std::filesystem::remove(shard);
