@@ -80,8 +80,10 @@ class TrainingEngine {
   ~TrainingEngine();
 
   /// Goes on from the newest checkpoint that verifies, or from the start, to the last step, whose checkpoint is
-  /// published on return. Throws Error(Stopped) after a checkpoint when a rank was asked to stop, Error(Data) when the
-  /// loss stays no number, Error(Config) for checkpoints of other settings, Error(Io | NoSpace).
+  /// published on return. Throws Error(Stopped) after a checkpoint when a rank was asked to stop, Error(Data) when
+  /// losses, gradients or weights are not finite after three returns to a good checkpoint (naming step, rank and what),
+  /// or when there are checkpoints and none verifies; Error(Bug) when replicas differ; Error(Config) for checkpoints of
+  /// other settings, Error(Io | NoSpace).
   TrainingResult run(const std::function<bool()>& stop_requested);
 
   /// Persistent tensors that are the result: the averages with ema > 0, else the module's own. Shares memory.

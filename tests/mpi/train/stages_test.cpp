@@ -52,10 +52,10 @@ ErrorKind kind_of_error(const Action& action) {
 
 /// What evaluation is, in one process and without parts.
 std::vector<lvis::Detection> detect_plainly(const RunContext& context, const std::string& name,
-                                            const lvis::Dataset& dataset) {
+                                            const lvis::Dataset& dataset, bool averaged = true) {
   const ClassMap classes = read_class_map(context.config.data.categories);
   const auto detector =
-      load_evaluated_detector(context.config.detector, classes, trained_model(context.dir, name, true));
+      load_evaluated_detector(context.config.detector, classes, trained_model(context.dir, name, averaged));
   std::vector<std::vector<lvis::Detection>> by_image(dataset.images.size());
   for (const auto& batch : make_batches(dataset, context.config.evaluate)) {
     std::vector<at::Tensor> images;
@@ -178,6 +178,26 @@ TEST(EvaluateStage, WritesWhatOneProcessWouldWrite) {
   ASSERT_TRUE(record);
   EXPECT_EQ(record->items, 11);
   EXPECT_FALSE(std::filesystem::exists(folder / "parts"));
+}
+
+TEST(EvaluateStage, UsesTheAveragedWeightsUnlessToldOtherwise) {
+  SmallWorld small;
+  const RunContext context = small.run("run");
+  run_train(context, small.training);
+  const lvis::Dataset dataset = lvis::read_dataset(small.config.data.val_json);
+  const Path folder = context.dir.evaluation("small"), twin = folder / cat("twin-", world().rank(), ".json");
+  std::string results[2];
+  for (const bool averaged : {true, false}) {
+    small.config.evaluate.use_ema = averaged;
+
+    run_evaluate(context, small.training);
+
+    results[averaged] = read_file(folder / "results.bbox.json");
+    write_results(twin, detect_plainly(context, "small", dataset, averaged), lvis::IouType::Box);
+    EXPECT_TRUE(read_file(twin) == results[averaged]) << averaged;
+    world().barrier();
+  }
+  EXPECT_TRUE(results[0] != results[1]);
 }
 
 TEST(EvaluateStage, GoesOnWhereItStopped) {
