@@ -19,6 +19,7 @@
 #include "stages/common/run_directory.hpp"
 #include "stages/plan/estimate.hpp"
 #include "stages/plan/plan_input.hpp"
+#include "stages/plan/train_estimate.hpp"
 #include "stages/report/report.hpp"
 
 namespace divergen::driver {
@@ -90,19 +91,32 @@ int explain(const stages::RunDirectory& dir, const std::string& label, int code)
   return code;
 }
 
-/// What would be launched, and what the library would cost.
+/// What would be launched, and what the library and the trainings would cost.
 int explain_plans(const Options& o, const config::RunConfig& config, const std::vector<Step>& steps) {
   for (const Step& step : steps) {
     std::string line;
     for (const std::string& part : command_line(launch_of(o, config, step))) line += (line.empty() ? "" : " ") + part;
     (o.json ? std::cerr : std::cout) << line << '\n';
   }
+  nlohmann::json all = nlohmann::json::object();
   const bool makes_library = std::any_of(steps.begin(), steps.end(), [](const Step& step) {
     return std::find(kLibraryStages.begin(), kLibraryStages.end(), step.stage) != kLibraryStages.end();
   });
-  if (!makes_library || config.generators.empty()) return 0;
-  const stages::PlanEstimate estimate = stages::estimate_plan(config, stages::make_plan(stages::plan_input(config)));
-  std::cout << (o.json ? stages::to_json(estimate) + "\n" : "\n" + stages::to_text(estimate));
+  if (makes_library && !config.generators.empty()) {
+    const stages::PlanEstimate estimate = stages::estimate_plan(config, stages::make_plan(stages::plan_input(config)));
+    if (o.json) all = nlohmann::json::parse(stages::to_json(estimate));
+    else std::cout << "\n" << stages::to_text(estimate);
+  }
+  for (const Step& step : steps) {
+    if (step.stage != "train") continue;
+    const auto training = std::find_if(config.trainings.begin(), config.trainings.end(),
+                                       [&](const auto& t) { return t.name == step.training; });
+    const stages::TrainingEstimate estimate =
+        stages::estimate_training(config, *training, default_ranks(config, o.ranks));
+    if (o.json) all["trainings"].push_back(nlohmann::json::parse(stages::to_json(estimate)));
+    else std::cout << "\n" << stages::to_text(estimate);
+  }
+  if (o.json && !all.empty()) std::cout << all.dump(1) << "\n";
   return 0;
 }
 
@@ -169,7 +183,7 @@ void add_run_commands(CLI::App& app, Action& action) {
     command->add_option("--training", o->training, "only this one of [[trainings]]");
     command->add_flag("--print-config", o->print_config, "print the effective configuration with each value's origin");
     command->add_flag("--dry-run", o->dry_run,
-                      "print what would be launched: items, files, bytes, GPU memory and hours");
+                      "print what would be launched, and what it takes: items, files, bytes, memory, disk, hours");
     command->add_flag("--json", o->json, "with --dry-run: machine-readable, on stdout");
     command->callback(
         [o, name = std::string(entry.name), &action] { action = [o, name] { return run_stages(*o, name); }; });

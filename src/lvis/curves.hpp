@@ -18,11 +18,6 @@ std::array<double, kRecalls> recall_thresholds();
 /// numpy's pairwise summation: eight accumulators, blocks of 128, halves rounded down to a multiple of eight.
 double pairwise_sum(const double* a, std::size_t n);
 
-/// What a detection turned out to be, in each area range: bit t for threshold t.
-struct Verdict {
-  std::array<std::uint16_t, kAreas> right{}, wrong{};  // neither: it is ignored
-};
-
 class Curves {
  public:
   static constexpr std::size_t kCells = kThresholds * kRecalls;
@@ -31,8 +26,8 @@ class Curves {
 
   std::size_t levels() const { return levels_; }
   static std::span<const std::uint32_t> most_per_cell(Protocol protocol);  // detections of an image and category
-  /// Of detections in order of descending score, at most levels()[level] of each image. Different categories may be
-  /// filled by different threads.
+  /// Of detections in order of descending score, at most most_per_cell()[level] of each image. Different categories may
+  /// be filled by different threads.
   void fill(std::size_t category, std::size_t area, std::size_t level, std::span<const Verdict> verdicts);
 
   Summary summary(const Dataset& dataset, unsigned threads) const;

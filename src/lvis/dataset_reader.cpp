@@ -197,6 +197,7 @@ class AnnotationPiece {
     }
     if (count < 6 || count % 2 != 0)
       scanner.refuse(cat("a polygon has ", count, " numbers; it takes an even count of at least 6"));
+    check_coordinates(scanner, shapes.words.span().subspan(old), is_uniform ? decimals : 0);
     if (!has_shapes_) {
       shapes.words.resize(old);
     } else if (is_uniform) {
@@ -205,6 +206,18 @@ class AnnotationPiece {
     } else {
       shapes.add_polygon(numbers_);
     }
+  }
+
+  /// The raster refuses coordinates beyond this, too (mask/polygon.cpp); here the annotation can be named.
+  void check_coordinates(const Scanner& scanner, std::span<const std::uint32_t> words, int decimals) const {
+    constexpr double kLimit = 1e7;  // px
+    const double scale = static_cast<double>(kWhole[static_cast<std::size_t>(decimals)]);
+    const auto check = [&](double value) {
+      if (!(std::abs(value) < kLimit)) scanner.refuse(cat("a polygon has the coordinate ", value));
+    };
+    if (scale * kLimit <= INT32_MAX)  // else no word can be too large
+      for (const std::uint32_t word : words) check(static_cast<std::int32_t>(word) / scale);
+    for (const double value : numbers_) check(value);
   }
 
   /// Multiplies the words from `first` on by 10^steps; false (and nothing is changed) when one would not fit.

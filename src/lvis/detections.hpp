@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "lvis/column.hpp"
 #include "lvis/truth_table.hpp"
 #include "mask/spans.hpp"
 
@@ -31,6 +32,27 @@ struct Candidate {
 struct Batch {
   std::vector<Entry> entries;
   std::vector<Candidate> candidates;  // by entry, and by truth within
+};
+
+/// What a detection turned out to be, in each area range: bit t for threshold t.
+struct Verdict {
+  std::array<std::uint16_t, kAreas> right{}, wrong{};  // neither: it is ignored
+};
+
+/// A detection after matching: all of it that curves need.
+struct Judged {
+  double score = 0;
+  std::uint32_t image = 0;  // TruthTable::rank
+  std::uint32_t place = 0;  // among the image's detections of the category, by score
+  Verdict verdict;
+};
+static_assert(sizeof(Judged) == 32, "it is sent between ranks as it is");
+
+/// Detections after matching, by category (index into the data set's).
+struct JudgedColumns {
+  std::vector<Column<Judged>> of_category;  // by image and place; none where there is nothing to be found (rule 12)
+  std::vector<std::int64_t> kept;           // that took part
+  std::int64_t detections = 0;              // that came in
 };
 
 /// Turns detections into entries. One a thread.

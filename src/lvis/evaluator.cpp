@@ -116,54 +116,108 @@ void Evaluator::cut_to_limit() {
   }
 }
 
-Evaluation Evaluator::finish() {
-  Evaluation out;
-  for (const Batch& batch : batches_) out.detections += static_cast<std::int64_t>(batch.entries.size());
+/// Calls each(category, detections that took part, those of them that were judged) for every category, from several
+/// threads.
+template <class Each>
+void Evaluator::match(const Each& each) {
   if (truth_.protocol() == Protocol::Lvis) cut_to_limit();
   const Hits all = by_category(batches_, truth_);
   batches_.clear();
-  out.kept = static_cast<std::int64_t>(all.hits.size());
-
-  auto curves = std::make_shared<Curves>(truth_);
   std::vector<std::unique_ptr<Matcher>> matchers(threads_);
+  std::vector<std::vector<Judged>> judged(threads_);
   parallel_for(truth_.categories(), threads_, 4, [&](unsigned lane, std::size_t k) {
-    if (!matchers[lane]) matchers[lane] = std::make_unique<Matcher>(truth_, all.overlaps);
-    matchers[lane]->run(k, std::span(all.hits).subspan(all.begin[k], all.begin[k + 1] - all.begin[k]), *curves);
+    const auto hits = std::span(all.hits).subspan(all.begin[k], all.begin[k + 1] - all.begin[k]);
+    judged[lane].clear();
+    if (!hits.empty() && truth_.has_positives(k)) {  // rule 12
+      if (!matchers[lane]) matchers[lane] = std::make_unique<Matcher>(truth_, all.overlaps);
+      matchers[lane]->run(hits, judged[lane]);
+    }
+    each(k, hits.size(), std::span(judged[lane]));
   });
-  out.summary = curves->summary(truth_.dataset(), threads_);
+}
+
+Evaluation Evaluator::finish() {
+  std::int64_t detections = 0;
+  for (const Batch& batch : batches_) detections += static_cast<std::int64_t>(batch.entries.size());
+  std::vector<std::int64_t> kept(truth_.categories());
+  Accumulator accumulator(truth_);
+  match([&](std::size_t k, std::size_t count, std::span<Judged> judged) {
+    kept[k] = static_cast<std::int64_t>(count);
+    accumulator.add(k, judged);
+  });
+  return accumulator.finish(kept, detections, threads_);
+}
+
+void Evaluator::judge(JudgedColumns& to) {
+  to.of_category.resize(truth_.categories());
+  to.kept.resize(truth_.categories());
+  for (const Batch& batch : batches_) to.detections += static_cast<std::int64_t>(batch.entries.size());
+  match([&](std::size_t k, std::size_t count, std::span<Judged> judged) {
+    to.kept[k] += static_cast<std::int64_t>(count);
+    to.of_category[k].append(judged);
+  });
+  truth_.release_masks();
+}
+
+Accumulator::Accumulator(const TruthTable& truth) : truth_(truth), curves_(std::make_shared<Curves>(truth)) {}
+
+void Accumulator::add(std::size_t category, std::span<Judged> judged) {
+  if (judged.empty()) return;
+  // The reference concatenates images in the order of ids and sorts stably by score alone: place and image tell apart
+  // what has equal scores.
+  std::sort(judged.begin(), judged.end(), [](const Judged& a, const Judged& b) {
+    if (scores_higher(a.score, b.score)) return true;
+    if (scores_higher(b.score, a.score)) return false;
+    return a.image != b.image ? a.image < b.image : a.place < b.place;
+  });
+  thread_local std::vector<Verdict> verdicts;
+  const auto levels = Curves::most_per_cell(truth_.protocol());
+  for (std::size_t m = 0; m < levels.size(); ++m) {
+    verdicts.clear();
+    for (const Judged& j : judged)
+      if (j.place < levels[m]) verdicts.push_back(j.verdict);
+    for (std::size_t a = 0; a < kAreas; ++a) curves_->fill(category, a, m, verdicts);
+  }
+}
+
+Evaluation Accumulator::finish(std::span<const std::int64_t> kept, std::int64_t detections, unsigned threads) {
+  Evaluation out;
+  out.detections = detections;
+  out.summary = curves_->summary(truth_.dataset(), threads);
   for (std::size_t k = 0; k < truth_.categories(); ++k) {
-    CategoryScores scores = curves->scores(k);
+    CategoryScores scores = curves_->scores(k);
     scores.id = truth_.dataset().categories[k].id;
-    scores.detections = static_cast<std::int64_t>(all.begin[k + 1] - all.begin[k]);
+    scores.detections = kept[k];
+    out.kept += kept[k];
     out.category_ap[scores.id] = scores.values[0];
     out.categories.push_back(scores);
   }
   for (const TruthTable::Cell& cell : truth_.cells()) out.categories[cell.category].truths += cell.count;
-  out.curves = std::move(curves);
+  out.curves = curves_;
   return out;
 }
 
 std::vector<double> Evaluation::precision() const { return curves->precision(); }
 std::vector<double> Evaluation::recall() const { return curves->recall(); }
 
-Evaluation evaluate(const Dataset& truth, const std::vector<Detection>& detections, const EvaluationOptions& options) {
-  Evaluator evaluator(truth, options);
+void collect(Evaluator& evaluator, std::span<const Detection> detections) {
+  const TruthTable& truth = evaluator.truth();
   constexpr std::size_t kBatch = 4096;
   std::vector<Batch> batches((detections.size() + kBatch - 1) / kBatch);
   std::vector<std::unique_ptr<Collector>> collectors(evaluator.threads());
   parallel_for(batches.size(), evaluator.threads(), 1, [&](unsigned lane, std::size_t b) {
-    if (!collectors[lane]) collectors[lane] = std::make_unique<Collector>(evaluator.truth());
+    if (!collectors[lane]) collectors[lane] = std::make_unique<Collector>(truth);
     mask::Spans spans;
     for (std::size_t i = b * kBatch; i < std::min(detections.size(), (b + 1) * kBatch); ++i) {
       const Detection& d = detections[i];
-      const auto* image = truth.image_index.find(d.image_id);
+      const auto* image = truth.dataset().image_index.find(d.image_id);
       if (image == nullptr)
         fail(ErrorKind::Data, {"the results do not belong to the ground truth", cat("image ", d.image_id),
                                "the ground truth has no such image", "name the results of this data set"});
       const Collector::Place place = collectors[lane]->place(image->second, d.category_id);
       if (!place.counts) {
         collectors[lane]->drop(batches[b], place, d.score);
-      } else if (options.type == IouType::Box) {
+      } else if (truth.type() == IouType::Box) {
         collectors[lane]->add(batches[b], place, d.score, d.area, d.box);
       } else {
         to_spans(d.rle, spans);
@@ -172,6 +226,11 @@ Evaluation evaluate(const Dataset& truth, const std::vector<Detection>& detectio
     }
   });
   for (Batch& batch : batches) evaluator.add(std::move(batch));
+}
+
+Evaluation evaluate(const Dataset& truth, const std::vector<Detection>& detections, const EvaluationOptions& options) {
+  Evaluator evaluator(truth, options);
+  collect(evaluator, detections);
   return evaluator.finish();
 }
 

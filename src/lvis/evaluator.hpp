@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -82,14 +83,39 @@ class Evaluator {
   void add(Batch batch);
   /// Rule 1's cut, matching, curves, summaries. Call once; the detections are gone afterwards.
   Evaluation finish();
+  /// The cut and the matching alone: puts what was added since the last call behind what `to` holds, and forgets it and
+  /// the masks that were drawn. All detections of an image must have been added for the same call, images may come in
+  /// any order.
+  void judge(JudgedColumns& to);
 
  private:
   void cut_to_limit();
+  template <class Each>
+  void match(const Each& each);
 
   TruthTable truth_;
   unsigned threads_;
   std::vector<Batch> batches_;
 };
+
+/// The other half of an evaluation: curves and summaries of detections that were judged, here or elsewhere.
+class Accumulator {
+ public:
+  /// The table must outlive it.
+  explicit Accumulator(const TruthTable& truth);
+  /// All detections of a category, from all images, in any order (they are sorted here). Once for each category that
+  /// has any; for different categories from different threads.
+  void add(std::size_t category, std::span<Judged> judged);
+  /// `kept`: by category, as in JudgedColumns.
+  Evaluation finish(std::span<const std::int64_t> kept, std::int64_t detections, unsigned threads);
+
+ private:
+  const TruthTable& truth_;
+  std::shared_ptr<Curves> curves_;
+};
+
+/// Puts detections from memory into an evaluator, in their order. Throws Error(Data) for those of unknown images.
+void collect(Evaluator& evaluator, std::span<const Detection> detections);
 
 /// Of detections in memory; rules 1-3 (the cut to 300 an image) are applied here. Throws Error(Data) for detections of
 /// unknown images and ground truth without federated lists or frequencies.

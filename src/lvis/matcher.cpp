@@ -57,36 +57,25 @@ Verdict Matcher::judge(const Hit& hit) {
   return out;
 }
 
-void Matcher::match_image(std::span<const Hit> hits) {
+void Matcher::match_image(std::span<const Hit> hits, std::vector<Judged>& out) {
   order_.resize(hits.size());
   std::iota(order_.begin(), order_.end(), 0U);
   const auto before = [&](std::uint32_t a, std::uint32_t b) { return scores_higher(hits[a].score, hits[b].score); };
   if (!std::is_sorted(order_.begin(), order_.end(), before)) std::stable_sort(order_.begin(), order_.end(), before);
   const std::size_t count = std::min<std::size_t>(hits.size(), most_);
-  for (std::size_t i = 0; i < count; ++i)
-    all_.push_back({hits[order_[i]].score, static_cast<std::uint32_t>(i), judge(hits[order_[i]])});
+  for (std::size_t i = 0; i < count; ++i) {
+    const Hit& hit = hits[order_[i]];
+    out.push_back({hit.score, hit.rank, static_cast<std::uint32_t>(i), judge(hit)});
+  }
 }
 
-void Matcher::run(std::size_t category, std::span<const Hit> hits, Curves& curves) {
-  if (truth_.positives(category, 0) + truth_.positives(category, 1) + truth_.positives(category, 2) +
-          truth_.positives(category, 3) ==
-      0)
-    return;  // rule 12
-  all_.clear();
+void Matcher::run(std::span<const Hit> hits, std::vector<Judged>& out) {
+  out.clear();
   for (std::size_t first = 0; first < hits.size();) {
     std::size_t end = first + 1;
     while (end < hits.size() && hits[end].rank == hits[first].rank) ++end;
-    match_image(hits.subspan(first, end - first));
+    match_image(hits.subspan(first, end - first), out);
     first = end;
-  }
-  std::stable_sort(all_.begin(), all_.end(),
-                   [](const Ordered& a, const Ordered& b) { return scores_higher(a.score, b.score); });
-  const auto levels = Curves::most_per_cell(truth_.protocol());
-  for (std::size_t m = 0; m < levels.size(); ++m) {
-    verdicts_.clear();
-    for (const Ordered& o : all_)
-      if (o.place < levels[m]) verdicts_.push_back(o.verdict);
-    for (std::size_t a = 0; a < kAreas; ++a) curves.fill(category, a, m, verdicts_);
   }
 }
 

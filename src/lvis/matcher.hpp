@@ -34,16 +34,11 @@ class Matcher {
   Matcher(const TruthTable& truth, std::span<const Overlap> overlaps);
 
   /// `hits`: of one category; those of an image follow each other, images in the order of ids, in the order of the file
-  /// within. Fills `curves`.
-  void run(std::size_t category, std::span<const Hit> hits, Curves& curves);
+  /// within. Puts what they turn out to be into `out`, by image and place.
+  void run(std::span<const Hit> hits, std::vector<Judged>& out);
 
  private:
-  struct Ordered {
-    double score;
-    std::uint32_t place;  // within the image, by score
-    Verdict verdict;
-  };
-  void match_image(std::span<const Hit> hits);
+  void match_image(std::span<const Hit> hits, std::vector<Judged>& out);
   Verdict judge(const Hit& hit);
   std::uint16_t accepted(const Hit& hit, std::size_t area, std::uint16_t& ignored);
   bool is_free(std::uint32_t truth, std::size_t area, std::size_t threshold) const;
@@ -54,8 +49,6 @@ class Matcher {
   std::uint32_t most_;
   std::vector<std::array<std::uint16_t, kAreas>> taken_;  // by truth: bit t for threshold t
   std::vector<std::uint32_t> order_;
-  std::vector<Ordered> all_;
-  std::vector<Verdict> verdicts_;
 };
 
 }  // namespace divergen::lvis

@@ -236,6 +236,7 @@ class ResultsPiece {
       if (out.back().size() < 6 || out.back().size() % 2 != 0)
         scanner.refuse(cat("a polygon has ", out.back().size(), " numbers; it takes an even count of at least 6"));
     }
+    if (out.empty()) scanner.refuse("it is a list of no polygons");  // an IndexError of pycocotools
     return out;
   }
 

@@ -154,4 +154,9 @@ const mask::Spans& TruthTable::mask(std::size_t truth) const {
   return *expected;
 }
 
+void TruthTable::release_masks() {
+  if (!masks_) return;
+  for (std::size_t i = 0; i < truths_.size(); ++i) delete masks_[i].mask.exchange(nullptr);
+}
+
 }  // namespace divergen::lvis

@@ -2,6 +2,7 @@
 // Ground truth as the evaluator needs it: annotations by (image, category), the categories that were looked for in each
 // image, and masks that are drawn when a detection first comes near.
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -62,8 +63,15 @@ class TruthTable {
   /// Annotations that are not ignored, by category and area range.
   std::int64_t positives(std::size_t category, std::size_t area) const { return positives_[category][area]; }
 
+  bool has_positives(std::size_t category) const {
+    const auto& counts = positives_[category];
+    return std::any_of(counts.begin(), counts.end(), [](std::int64_t n) { return n > 0; });
+  }
+
   /// Mask of a truth; drawn at the first call. Any thread.
   const mask::Spans& mask(std::size_t truth) const;
+  /// Frees all masks that were drawn so far.
+  void release_masks();
   /// A box around that mask that costs nothing.
   const std::array<double, 4>& bounds(std::size_t truth) const { return bounds_[truth]; }
 

@@ -61,7 +61,7 @@ json crops(const Path& annotations, const Path& pictures, std::int64_t padding, 
       DIVERGEN_CHECK(decoded.image, decoded.problem);
       picture = std::move(*decoded.image);
     }
-    const image::Image crop = blurred_crop(picture, mask, *box);
+    const image::Image crop = filled_crop(picture, mask, *box, CropFill::Blur);
     ++count;
     pixels += std::int64_t{crop.width} * crop.height;
     if (file.is_open()) {

@@ -59,24 +59,47 @@ std::vector<double> apply_to_polygon(const ResizeCrop& t, const std::vector<doub
   return out;
 }
 
-std::optional<SampleObject> apply_to_annotation(const ResizeCrop& t, const lvis::Annotation& annotation,
-                                                std::int64_t cls) {
+namespace {
+
+std::vector<std::vector<double>> moved_polygons(const ResizeCrop& t, const lvis::Annotation& annotation) {
+  std::vector<std::vector<double>> parts;
+  for (const auto& polygon : annotation.polygons) parts.push_back(apply_to_polygon(t, polygon));
+  return parts;
+}
+
+/// The object with its box and without a mask; nothing where no box is left.
+std::optional<SampleObject> box_of(const ResizeCrop& t, const lvis::Annotation& annotation, std::int64_t cls) {
   constexpr float kLeastSide = 1e-5F;  // detectron2's filter_empty_instances
   SampleObject out;
   out.cls = cls;
   const auto box = apply_to_box(t, annotation.box);
   for (std::size_t i = 0; i < 4; ++i) out.box[i] = static_cast<float>(box[i]);
   if (!(out.box[2] - out.box[0] > kLeastSide && out.box[3] - out.box[1] > kLeastSide)) return std::nullopt;
+  return out;
+}
+
+}  // namespace
+
+std::optional<SampleObject> apply_to_annotation(const ResizeCrop& t, const lvis::Annotation& annotation,
+                                                std::int64_t cls) {
+  auto out = box_of(t, annotation, cls);
+  if (!out) return std::nullopt;
   if (!annotation.rle.counts.empty()) {
     image::Image bitmap(static_cast<int>(annotation.rle.height), static_cast<int>(annotation.rle.width), 1);
     bitmap.pixels = mask::decode(annotation.rle);
-    out.mask = box_mask(apply_to_mask(t, bitmap));
+    out->mask = box_mask(apply_to_mask(t, bitmap));
   } else if (!annotation.polygons.empty()) {
-    std::vector<std::vector<double>> parts;
-    for (const auto& polygon : annotation.polygons) parts.push_back(apply_to_polygon(t, polygon));
-    out.mask = box_mask(mask::from_polygons(parts, t.height, t.width));
+    out->mask = box_mask(mask::from_polygons(moved_polygons(t, annotation), t.height, t.width));
   }
-  if (out.mask.empty()) return std::nullopt;
+  if (out->mask.empty()) return std::nullopt;
+  return out;
+}
+
+std::optional<SampleObject> apply_to_polygons(const ResizeCrop& t, const lvis::Annotation& annotation,
+                                              std::int64_t cls) {
+  auto out = box_of(t, annotation, cls);
+  if (!out || annotation.polygons.empty()) return std::nullopt;
+  out->polygons = moved_polygons(t, annotation);
   return out;
 }
 

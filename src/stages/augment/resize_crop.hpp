@@ -44,5 +44,9 @@ std::vector<double> apply_to_polygon(const ResizeCrop& transform, const std::vec
 /// The annotation's object on the output, class `cls`; nothing where no box or mask is left of it.
 std::optional<SampleObject> apply_to_annotation(const ResizeCrop& transform, const lvis::Annotation& annotation,
                                                 std::int64_t cls);
+/// The same with polygons in place of the mask; nothing where no box is left, or where the annotation has no polygon:
+/// detectron2 does not look whether pixels are left of them (reference/detector.md §3).
+std::optional<SampleObject> apply_to_polygons(const ResizeCrop& transform, const lvis::Annotation& annotation,
+                                              std::int64_t cls);
 
 }  // namespace divergen::stages

@@ -48,6 +48,7 @@ struct SampleMaker::State {
   SelfCopyUse use;
   std::int64_t self_copy_sources = 1;
   std::uint64_t seed = 0;
+  bool polygons = false;
 
   std::vector<std::uint32_t> used;                      // indices into dataset.images
   std::vector<std::array<std::int32_t, 2>> sizes;       // height and width of each of them
@@ -78,6 +79,10 @@ std::vector<std::vector<std::int64_t>> SampleMaker::State::index_annotations() {
                              "the categories file has no such id", "name the categories file of this data set"});
     const std::size_t image = dataset.image_index.at(annotation.image_id);
     categories[image].push_back(annotation.category_id);
+    if (polygons && !annotation.is_crowd && !annotation.rle.counts.empty())
+      fail(ErrorKind::Data,
+           {"the training data do not fit mask_format = \"polygon\"", cat("annotation ", annotation.id),
+            "its mask is given as run lengths", "use mask_format = \"bitmask\""});
     if (!annotation.is_crowd) of_image[image].push_back(static_cast<std::uint32_t>(i));
   }
   std::vector<std::vector<std::int64_t>> used_categories;
@@ -107,8 +112,10 @@ Sample SampleMaker::State::cropped(std::size_t index, const image::Image& pictur
   clock.lap(Lap::Resize);
   for (const std::uint32_t i : annotations[index]) {
     const lvis::Annotation& annotation = dataset.annotations[i];
-    if (auto object = apply_to_annotation(transform, annotation, class_of.at(annotation.category_id)))
-      out.objects.push_back(std::move(*object));
+    const std::int64_t cls = class_of.at(annotation.category_id);
+    auto object =
+        polygons ? apply_to_polygons(transform, annotation, cls) : apply_to_annotation(transform, annotation, cls);
+    if (object) out.objects.push_back(std::move(*object));
   }
   clock.lap(Lap::Annotations);
   return out;
@@ -168,13 +175,17 @@ Sample SampleMaker::State::make(std::uint64_t position) const {
 
 SampleMaker::SampleMaker(const lvis::Dataset& dataset, Path images, const ClassMap& class_of,
                          AreaStatistics area_statistics, const config::AugmentSettings& settings,
-                         std::shared_ptr<const InstancePool> pool, std::uint64_t seed, SelfCopyUse self_copy)
+                         std::shared_ptr<const InstancePool> pool, std::uint64_t seed, SelfCopyUse self_copy,
+                         bool polygons)
     : state_(new State{dataset, class_of.class_of}) {
   check_settings(settings);
+  DIVERGEN_CHECK(!polygons || (pool == nullptr && self_copy.mode == SelfCopyUse::Mode::Off),
+                 "polygons cannot be pasted");
   constexpr std::size_t kMebi = std::size_t{1} << 20;
   State& s = *state_;
   s.seed = seed;
   s.use = self_copy;
+  s.polygons = polygons;
   s.resize = {static_cast<int>(settings.train_size), settings.scale_low, settings.scale_high, settings.flip};
   s.source_resize = s.resize;
   if (settings.self_copy_scale_high > 0) {

@@ -56,11 +56,12 @@ class SampleMaker {
   /// crowd take no part. The order of images is that of detectron2's repeat-factor sampler for the same seed; all else
   /// is drawn from (seed, position), the pasting last, and self-copies from numbers of their own, so that trainings
   /// with and without a pool see the same crops. With self-copy an object keeps its source: pasted ones stay marked.
-  /// Throws Error(Config) for settings that cannot be followed, Error(Data) for a data set without a usable image, or
-  /// with a category that `class_of` does not know.
+  /// `polygons`: objects come with polygons in place of masks; nothing can be pasted then.
+  /// Throws Error(Config) for settings that cannot be followed, Error(Data) for a data set without a usable image, with
+  /// a category that `class_of` does not know, or with a run-length mask where polygons are asked for.
   SampleMaker(const lvis::Dataset& dataset, Path images, const ClassMap& class_of, AreaStatistics area_statistics,
               const config::AugmentSettings& settings, std::shared_ptr<const InstancePool> pool, std::uint64_t seed,
-              SelfCopyUse self_copy = {});
+              SelfCopyUse self_copy = {}, bool polygons = false);
 
   /// Sample `position` of the endless stream (position counts over epochs; all ranks share the stream: rank r of R
   /// takes positions r, r + R, ...). A picture that cannot be read is replaced by the next one of the stream's epoch

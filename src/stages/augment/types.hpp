@@ -54,6 +54,8 @@ struct SampleObject {
   std::int64_t cls = 0;        // 0-based class
   BoxMask mask;
   std::int32_t source = 0;  // 0 real, 1 generated
+  /// In place of the mask, where samples are made with polygons: parts of x0, y0, x1, y1, ... on the canvas and beyond.
+  std::vector<std::vector<double>> polygons{};
 };
 
 /// One training sample.

@@ -1,16 +1,9 @@
 #pragma once
-// Detections between the detector and the evaluator: conversion, and the part files that make an evaluation resumable.
-//
-//   evaluate/<name>/parts/part-00000012.h5   table "divergen-detections": image_id, category_id, score, x, y, width,
-//                                            height; heap: the mask as COCO's compressed text; document "images": ids
-//                                            of the images that it covers, those without detections too, and
-//                                            "rejected": reason -> ids
+// From the detector's output to detections as the evaluator takes them.
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <map>
-#include <string>
 #include <vector>
 
 #include "lvis/evaluator.hpp"
@@ -28,19 +21,5 @@ mask::Rle encode_in_box(const std::uint8_t* bitmap, std::int64_t height, std::in
 /// it; `area` is the mask's.
 std::vector<lvis::Detection> to_lvis(const models::Detections& detections, std::int64_t image_id,
                                      const ClassMap& classes);
-
-/// Detections of whole images, to be committed together.
-struct DetectionPart {
-  std::vector<std::int64_t> images;
-  std::map<std::string, std::vector<std::int64_t>> rejected;  // reason -> images, which are in `images` too
-  std::vector<lvis::Detection> detections;
-  bool empty() const { return images.empty(); }
-};
-
-/// Whole or not at all. Throws Error(NoSpace | Io).
-void write_part(const Path& file, const DetectionPart& part, const lvis::Dataset& dataset,
-                const std::string& fingerprint);
-/// Throws Error(Data) when it is damaged or belongs to another evaluation.
-DetectionPart read_part(const Path& file, const lvis::Dataset& dataset, const std::string& fingerprint);
 
 }  // namespace divergen::stages

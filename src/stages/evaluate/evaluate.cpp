@@ -16,11 +16,13 @@
 #include "nn/device.hpp"
 #include "stages/common/shared_dataset.hpp"
 #include "stages/evaluate/batches.hpp"
-#include "stages/evaluate/detections.hpp"
+#include "stages/evaluate/conclude.hpp"
+#include "stages/evaluate/parts.hpp"
 #include "stages/evaluate/pictures.hpp"
 #include "stages/evaluate/results.hpp"
 #include "stages/evaluate/runner.hpp"
 #include "stages/train/fingerprint.hpp"
+#include "stages/train/tensorboard.hpp"
 #include "stages/train/train.hpp"
 
 namespace divergen::stages {
@@ -63,15 +65,6 @@ std::string fingerprint_of(const Evaluating& e) {
   return to_hex(hash128(all.dump()));
 }
 
-std::vector<Path> part_files(const Path& folder) {
-  std::vector<Path> out;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error))
-    if (entry.path().extension() == ".h5") out.push_back(entry.path());
-  std::sort(out.begin(), out.end());
-  return out;
-}
-
 /// Rank 0: ids of the images that whole parts of this evaluation cover; other parts are removed.
 std::vector<std::int64_t> images_done(const Evaluating& e) {
   make_folder(e.parts);
@@ -106,55 +99,28 @@ std::vector<std::vector<std::size_t>> batches_left(const Evaluating& e) {
   return batches;
 }
 
-/// Everything that was detected, each image once, in the order of the data set: the same for any number of ranks.
-DetectionPart merge_parts(const Evaluating& e) {
-  std::vector<std::vector<lvis::Detection>> by_image(e.dataset.images.size());
-  std::vector<bool> seen(e.dataset.images.size());
-  DetectionPart out;
-  for (const Path& file : part_files(e.parts)) {
-    DetectionPart part = read_part(file, e.dataset, e.fingerprint);
-    std::set<std::int64_t> fresh;
-    for (const std::int64_t id : part.images) {
-      const std::size_t i = e.dataset.image_index.at(id);
-      if (seen[i]) continue;
-      seen[i] = true;
-      fresh.insert(id);
-      out.images.push_back(id);
-    }
-    for (const auto& [reason, ids] : part.rejected)
-      for (const std::int64_t id : ids)
-        if (fresh.contains(id)) out.rejected[reason].push_back(id);
-    for (lvis::Detection& d : part.detections)
-      if (fresh.contains(d.image_id)) by_image[e.dataset.image_index.at(d.image_id)].push_back(std::move(d));
-  }
-  DIVERGEN_CHECK(out.images.size() == e.dataset.images.size(), out.images.size(), " of ", e.dataset.images.size());
-  for (auto& detections : by_image) {
-    std::move(detections.begin(), detections.end(), std::back_inserter(out.detections));
-    detections = {};
-  }
-  return out;
-}
-
-/// Rank 0: results, metrics, pictures.
-void conclude(const Evaluating& e, StageRecord& record) {
-  DetectionPart all = merge_parts(e);
-  write_results(e.folder / "results.bbox.json", all.detections, lvis::IouType::Box);
-  write_results(e.folder / "results.segm.json", all.detections, lvis::IouType::Mask);
+/// Rank 0: metrics, pictures, figures.
+void publish(const Evaluating& e, const Conclusion& found, StageRecord& record) {
+  const std::int64_t step = e.training.iterations;
+  std::error_code ignored;
+  std::filesystem::remove_all(e.folder / "tensorboard", ignored);  // of an evaluation before this one
+  EventFile events(e.folder / "tensorboard", step);
   const auto chosen = choose_pictures(e.dataset, kPictures);
-  write_evaluation_pictures(e.dataset, e.context.config.data.val_images, e.classes, all.detections, chosen,
-                            kPictureScore, e.folder / "pictures");
-  // One copy of all detections is enough: what the evaluator takes from each is set in place.
-  for (lvis::Detection& d : all.detections) d.area = d.box[2] * d.box[3];
-  const auto box = lvis::evaluate(e.dataset, all.detections, lvis::IouType::Box);
-  all.detections = as_read(std::move(all.detections), lvis::IouType::Mask);
-  const auto mask = lvis::evaluate(e.dataset, all.detections, lvis::IouType::Mask);
+  std::vector<std::int64_t> ids;
+  for (const std::size_t i : chosen) ids.push_back(e.dataset.images[i].id);
+  write_evaluation_pictures(e.dataset, e.context.config.data.val_images, e.classes,
+                            detections_of(e.parts, e.dataset, e.fingerprint, ids), chosen, kPictureScore,
+                            e.folder / "pictures", events, step);
+  const lvis::Evaluation &box = found.box, &mask = found.mask;
   write_metrics(e.folder / "metrics.json", box, mask);
-  for (const auto& [reason, ids] : all.rejected) record.rejected[reason] = static_cast<std::int64_t>(ids.size());
-  record.figures["detections"] = static_cast<double>(all.detections.size());
+  record.rejected = found.rejected;
+  record.figures["detections"] = static_cast<double>(box.detections);
+  std::vector<std::pair<std::string, double>> scalars;
   for (const char* name : {"AP", "APr", "APc", "APf"}) {
-    record.figures[cat("bbox_", name)] = box.summary[name];
-    record.figures[cat("segm_", name)] = mask.summary[name];
+    scalars.emplace_back(cat("bbox/", name), record.figures[cat("bbox_", name)] = box.summary[name]);
+    scalars.emplace_back(cat("segm/", name), record.figures[cat("segm_", name)] = mask.summary[name]);
   }
+  events.add(step, scalars);
   log::info(e.stage, ": box AP ", fixed(100 * box.summary["AP"], 2), " (rare ", fixed(100 * box.summary["APr"], 2),
             ", common ", fixed(100 * box.summary["APc"], 2), ", frequent ", fixed(100 * box.summary["APf"], 2),
             "), mask AP ", fixed(100 * mask.summary["AP"], 2), " (rare ", fixed(100 * mask.summary["APr"], 2), ")");
@@ -166,6 +132,7 @@ void finish(const Evaluating& e, const RankShare& share, double start) {
   const json mine{{"rank", share.rank},         {"host", share.host},   {"items", share.items},
                   {"busy", share.busy_seconds}, {"start", share.start}, {"end", share.end}};
   const auto shares = world.gather_texts(mine.dump());
+  const Conclusion found = conclude(world, {e.dataset, e.parts, e.folder, e.fingerprint});
   world.together([&] {
     if (!world.is_root()) return;
     StageRecord record;
@@ -182,7 +149,7 @@ void finish(const Evaluating& e, const RankShare& share, double start) {
       end = std::max(end, s.at("end").get<double>());
     }
     record.figures["images_per_second"] = items / std::max(end - share.start, 1e-9);
-    conclude(e, record);
+    publish(e, found, record);
     record.seconds = epoch_seconds() - start;
     write_record(e.context.dir, record);
     std::error_code ignored;

@@ -4,6 +4,7 @@
 //   evaluate/<name>/results.bbox.json, results.segm.json   detections, as lvis-api reads them
 //                   metrics.json                           results.hpp
 //                   pictures/                              ground truth and detections of some images
+//                   tensorboard/                           the same pictures, and the numbers
 //                   parts/                                 detections.hpp; only while it is not complete
 //   stages/evaluate.<name>.json                            StageRecord
 

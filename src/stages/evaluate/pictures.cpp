@@ -71,7 +71,7 @@ std::vector<std::size_t> choose_pictures(const lvis::Dataset& dataset, std::size
 
 void write_evaluation_pictures(const lvis::Dataset& dataset, const Path& images, const ClassMap& classes,
                                const std::vector<lvis::Detection>& detections, const std::vector<std::size_t>& chosen,
-                               double least_score, const Path& folder) {
+                               double least_score, const Path& folder, EventFile& events, std::int64_t step) {
   make_folder(folder);
   const auto class_of = [&](std::int64_t category) {
     const auto found = classes.class_of.find(category);
@@ -111,7 +111,9 @@ void write_evaluation_pictures(const lvis::Dataset& dataset, const Path& images,
     if (!decoded.image || decoded.image->height != record.height || decoded.image->width != record.width) continue;
     const image::Image both =
         image::beside(marked(*decoded.image, truth[record.id]), marked(*decoded.image, found[record.id]), 8);
-    write_file_atomic(folder / cat("val-", record.id, ".png"), image::encode_png(both));
+    const std::string png = image::encode_png(both);
+    write_file_atomic(folder / cat("val-", record.id, ".png"), png);
+    events.add_picture(step, cat("detections/", record.id), png, both.height, both.width);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include "lvis/evaluator.hpp"
 #include "stages/augment/types.hpp"
+#include "stages/train/tensorboard.hpp"
 
 namespace divergen::stages {
 
@@ -13,10 +14,10 @@ namespace divergen::stages {
 std::vector<std::size_t> choose_pictures(const lvis::Dataset& dataset, std::size_t count);
 
 /// Writes <folder>/val-<image id>.png for each chosen image: left the ground truth, right the detections with a score
-/// of at least `least_score`. `detections` are sorted by the image's place in the data set. Unreadable images are left
-/// out.
+/// of at least `least_score`. `detections` of other images do not matter. Unreadable images are left out. What is
+/// written goes into the event file too, at `step`.
 void write_evaluation_pictures(const lvis::Dataset& dataset, const Path& images, const ClassMap& classes,
                                const std::vector<lvis::Detection>& detections, const std::vector<std::size_t>& chosen,
-                               double least_score, const Path& folder);
+                               double least_score, const Path& folder, EventFile& events, std::int64_t step);
 
 }  // namespace divergen::stages

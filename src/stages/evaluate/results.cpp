@@ -2,7 +2,7 @@
 
 #include <cerrno>
 #include <charconv>
-#include <cstdio>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -13,47 +13,14 @@ namespace {
 
 using nlohmann::json;
 
-/// A file that grows under a temporary name.
-class PartFile {
- public:
-  explicit PartFile(const Path& target) : target_(target), part_(part_name(target)) {
-    file_ = std::fopen(part_.c_str(), "wbxe");
-    if (file_ == nullptr) fail_errno("cannot create", part_.string(), errno);
-  }
-  ~PartFile() {
-    if (file_ == nullptr) return;
-    std::fclose(file_);
-    remove_quietly(part_);
-  }
-  PartFile(const PartFile&) = delete;
-  PartFile& operator=(const PartFile&) = delete;
-
-  void write(std::string_view text) {
-    if (std::fwrite(text.data(), 1, text.size(), file_) != text.size())
-      fail_errno("cannot write", part_.string(), errno);
-  }
-  void commit() {
-    if (std::fclose(std::exchange(file_, nullptr)) != 0) {
-      const int problem = errno;
-      remove_quietly(part_);
-      fail_errno("cannot write", part_.string(), problem);
-    }
-    commit_file(part_, target_);
-  }
-
- private:
-  Path target_, part_;
-  std::FILE* file_ = nullptr;
-};
-
 void put(std::string& out, double value) {
   char digits[40];
   const auto [end, error] = std::to_chars(digits, digits + sizeof digits, value);  // shortest that reads back equal
   out.append(digits, end);
 }
 
-std::string line_of(const lvis::Detection& d, lvis::IouType type) {
-  std::string out = cat("{\"image_id\":", d.image_id, ",\"category_id\":", d.category_id);
+void put_entry(std::string& out, const lvis::Detection& d, lvis::IouType type) {
+  out += cat("{\"image_id\":", d.image_id, ",\"category_id\":", d.category_id);
   if (type == lvis::IouType::Box) {
     out += ",\"bbox\":[";
     for (std::size_t k = 0; k < 4; ++k) {
@@ -71,7 +38,7 @@ std::string line_of(const lvis::Detection& d, lvis::IouType type) {
   }
   out += ",\"score\":";
   put(out, d.score);
-  return out + "}";
+  out += '}';
 }
 
 json to_json(const lvis::Summary& summary) {
@@ -88,25 +55,40 @@ json to_json(const std::map<std::int64_t, double>& by_category) {
 
 }  // namespace
 
-void write_results(const Path& file, const std::vector<lvis::Detection>& detections, lvis::IouType type) {
-  PartFile out(file);
-  out.write("[");
-  for (std::size_t i = 0; i < detections.size(); ++i) out.write((i == 0 ? "\n" : ",\n") + line_of(detections[i], type));
-  out.write("\n]\n");
-  out.commit();
+GrowingFile::GrowingFile(const Path& target) : target_(target), part_(part_name(target)) {
+  file_ = std::fopen(part_.c_str(), "wbxe");
+  if (file_ == nullptr) fail_errno("cannot create", part_.string(), errno);
 }
 
-std::vector<lvis::Detection> as_read(std::vector<lvis::Detection> detections, lvis::IouType type) {
-  for (lvis::Detection& d : detections) {
-    if (type == lvis::IouType::Box) {
-      d.area = d.box[2] * d.box[3];
-      d.rle = {};
-    } else {
-      d.area = static_cast<double>(mask::area(d.rle));
-      d.box = mask::bounding_box(d.rle);
-    }
+GrowingFile::~GrowingFile() {
+  if (file_ != nullptr) std::fclose(file_);
+  if (!committed_) remove_quietly(part_);
+}
+
+void GrowingFile::write(std::string_view text) {
+  DIVERGEN_CHECK(file_ != nullptr, "it is closed");
+  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) fail_errno("cannot write", part_.string(), errno);
+  size_ += text.size();
+}
+
+void GrowingFile::close() {
+  if (file_ != nullptr && std::fclose(std::exchange(file_, nullptr)) != 0)
+    fail_errno("cannot write", part_.string(), errno);
+}
+
+void GrowingFile::commit() {
+  close();
+  committed_ = true;  // commit_file removes it when it fails
+  commit_file(part_, target_);
+}
+
+std::string results_text(std::span<const lvis::Detection> detections, lvis::IouType type) {
+  std::string out;
+  for (const lvis::Detection& d : detections) {
+    if (!out.empty()) out += kBetweenResults;
+    put_entry(out, d, type);
   }
-  return detections;
+  return out;
 }
 
 void write_metrics(const Path& file, const lvis::Evaluation& box, const lvis::Evaluation& mask) {

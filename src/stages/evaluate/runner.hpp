@@ -13,6 +13,7 @@
 #include "stages/augment/types.hpp"
 #include "stages/common/context.hpp"
 #include "stages/evaluate/detections.hpp"
+#include "stages/evaluate/parts.hpp"
 
 namespace divergen::stages {
 

@@ -33,10 +33,26 @@ std::vector<std::uint8_t> mask_inside(const mask::Rle& mask, const CropBox& box)
   return out;
 }
 
-CropBox grown(const CropBox& box, int by, int height, int width) {
-  const int left = std::max(0, box.x - by), top = std::max(0, box.y - by);
-  const int right = std::min(width, box.x + box.width + by), bottom = std::min(height, box.y + box.height + by);
+CropBox inside(const CropBox& box, int height, int width) {
+  const int left = std::max(0, box.x), top = std::max(0, box.y);
+  const int right = std::min(width, box.x + box.width), bottom = std::min(height, box.y + box.height);
   return {left, top, right - left, bottom - top};
+}
+
+CropBox grown(const CropBox& box, int by, int height, int width) {
+  return inside({box.x - by, box.y - by, box.width + 2 * by, box.height + 2 * by}, height, width);
+}
+
+/// What the pixels of a box that lies in the picture become where there is no object.
+image::Image filling_of(const image::Image& picture, const CropBox& box, CropFill fill) {
+  if (fill == CropFill::None) return image::crop(picture, box.x, box.y, box.width, box.height);
+  if (fill != CropFill::Blur)
+    return image::Image(box.height, box.width, picture.channels, fill == CropFill::White ? 255 : 0);
+  // The blur needs kBlur/2 px around the box. Where the picture ends before that, its border is reflected as the
+  // whole picture's would be; where it does not, the reflection falls into the margin that is cut off.
+  const CropBox outer = grown(box, kBlur / 2, picture.height, picture.width);
+  const image::Image around = image::crop(picture, outer.x, outer.y, outer.width, outer.height);
+  return image::crop(image::box_blur(around, kBlur), box.x - outer.x, box.y - outer.y, box.width, box.height);
 }
 
 }  // namespace
@@ -49,19 +65,33 @@ std::optional<CropBox> crop_box(const mask::Rle& mask, std::int64_t padding) {
   return grown(box, static_cast<int>(padding), static_cast<int>(mask.height), static_cast<int>(mask.width));
 }
 
-image::Image blurred_crop(const image::Image& picture, const mask::Rle& mask, const CropBox& box) {
+CropBox square_box(const CropBox& box) {
+  const int side = std::max(box.width, box.height);
+  return {box.x - (side - box.width + 1) / 2, box.y - (side - box.height + 1) / 2, side, side};
+}
+
+CropFill crop_fill_of(const std::string& name) {
+  if (name == "blur") return CropFill::Blur;
+  if (name == "white") return CropFill::White;
+  if (name == "black") return CropFill::Black;
+  DIVERGEN_CHECK(name == "none", name);
+  return CropFill::None;
+}
+
+image::Image filled_crop(const image::Image& picture, const mask::Rle& mask, const CropBox& box, CropFill fill) {
   DIVERGEN_CHECK(picture.height == mask.height && picture.width == mask.width, "picture and mask differ in size");
-  // The blur needs kBlur/2 px around the box. Where the picture ends before that, its border is reflected as the
-  // whole picture's would be; where it does not, the reflection falls into the margin that is cut off.
-  const CropBox outer = grown(box, kBlur / 2, picture.height, picture.width);
-  const image::Image around = image::crop(picture, outer.x, outer.y, outer.width, outer.height);
-  image::Image out =
-      image::crop(image::box_blur(around, kBlur), box.x - outer.x, box.y - outer.y, box.width, box.height);
-  const std::vector<std::uint8_t> inside = mask_inside(mask, box);
-  for (int y = 0; y < box.height; ++y)
-    for (int x = 0; x < box.width; ++x)
-      if (inside[static_cast<std::size_t>(y) * static_cast<std::size_t>(box.width) + static_cast<std::size_t>(x)] != 0)
-        std::copy_n(picture.at(box.y + y, box.x + x), picture.channels, out.at(y, x));
+  const CropBox inner = inside(box, picture.height, picture.width);
+  image::Image out(box.height, box.width, picture.channels);
+  if (inner.width <= 0 || inner.height <= 0) return out;
+  const image::Image filling = filling_of(picture, inner, fill);
+  const std::vector<std::uint8_t> is_object = mask_inside(mask, inner);
+  for (int y = 0; y < inner.height; ++y)
+    for (int x = 0; x < inner.width; ++x) {
+      const bool takes = is_object[static_cast<std::size_t>(y) * static_cast<std::size_t>(inner.width) +
+                                   static_cast<std::size_t>(x)] != 0;
+      std::copy_n(takes ? picture.at(inner.y + y, inner.x + x) : filling.at(y, x), picture.channels,
+                  out.at(inner.y - box.y + y, inner.x - box.x + x));
+    }
   return out;
 }
 

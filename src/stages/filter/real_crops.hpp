@@ -1,10 +1,11 @@
 #pragma once
 // Real crops of the evaluated categories, as DiverGen cuts them for its features: the object with some surroundings,
-// which are blurred (reference/semantics.md §5.1, mode "padding", fill "blur").
+// which are blurred (reference/semantics.md §5.1, mode "padding", fill "blur"), or in its script's other ways.
 
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "image/image.hpp"
@@ -21,9 +22,19 @@ struct CropBox {
 /// empty.
 std::optional<CropBox> crop_box(const mask::Rle& mask, std::int64_t padding);
 
-/// The part of `picture` (any number of channels, size of the mask) inside `box`, its pixels outside the mask replaced
-/// by a 10 × 10 box blur of the picture. Costs the box, not the picture.
-image::Image blurred_crop(const image::Image& picture, const mask::Rle& mask, const CropBox& box);
+/// The square of the box's longer side around its middle, rounded to the top left; it may leave the picture (mode
+/// "square").
+CropBox square_box(const CropBox& box);
+
+/// What pixels outside the mask become.
+enum class CropFill { Blur, White, Black, None };
+/// Of [filter] crop_fill.
+CropFill crop_fill_of(const std::string& name);
+
+/// The part of `picture` (any number of channels, size of the mask) inside `box`, its pixels outside the mask replaced:
+/// blurred by a 10 × 10 box filter of the picture, white or black. What lies outside the picture is black. Costs the
+/// box, not the picture.
+image::Image filled_crop(const image::Image& picture, const mask::Rle& mask, const CropBox& box, CropFill fill);
 
 /// A crop to be made: annotations of one category in the order of their pictures.
 struct CropPlace {

@@ -48,6 +48,9 @@ std::string fingerprint(const RunContext& context, const std::set<std::int32_t>&
                          settings.crops_per_category, '\n', settings.batch, '\n', kCropsPerShard, '\n',
                          to_hex(hash_file(context.config.data.train_json)), '\n');
   for (const std::int32_t id : ids) text += cat(id, ',');
+  // What stands at its default says nothing, so that features from before there was a choice stay good.
+  if (settings.crop_shape != "box" || settings.crop_fill != "blur")
+    text += cat('\n', settings.crop_shape, '\n', settings.crop_fill);
   return to_hex(hash128(text));
 }
 
@@ -61,7 +64,8 @@ class CropMaker {
   /// Nothing when there is none; `rejected` says why.
   std::optional<image::Image> make(const CropPlace& place, std::map<std::string, std::int64_t>& rejected) {
     const mask::Rle mask = dataset_.mask_of(dataset_.annotations[place.annotation]);
-    const auto box = crop_box(mask, config_.filter.crop_padding);
+    const bool is_square = config_.filter.crop_shape == "square";
+    const auto box = crop_box(mask, is_square ? 0 : config_.filter.crop_padding);
     if (!box) {
       ++rejected[kEmptyMask];
       return std::nullopt;
@@ -71,7 +75,7 @@ class CropMaker {
       ++rejected[kBadPicture];
       return std::nullopt;
     }
-    return blurred_crop(*picture, mask, *box);
+    return filled_crop(*picture, mask, is_square ? square_box(*box) : *box, crop_fill_of(config_.filter.crop_fill));
   }
 
  private:

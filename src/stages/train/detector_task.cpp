@@ -41,11 +41,17 @@ models::DetectorSample to_detector_sample(const Sample& sample) {
   out.image = rgb_tensor(sample.rgb);
   out.truth.boxes = at::empty({n, 4}, at::kFloat);
   out.truth.classes = at::empty({n}, at::kLong);
-  out.truth.masks = at::zeros({n, height, width}, at::kByte);
+  const bool has_polygons = n > 0 && !sample.objects.front().polygons.empty();
+  out.truth.masks = at::zeros({has_polygons ? 0 : n, height, width}, at::kByte);
   for (std::int64_t i = 0; i < n; ++i) {
     const SampleObject& object = sample.objects[static_cast<std::size_t>(i)];
     std::copy(object.box.begin(), object.box.end(), out.truth.boxes.mutable_data_ptr<float>() + 4 * i);
     out.truth.classes.mutable_data_ptr<std::int64_t>()[i] = object.cls;
+    DIVERGEN_CHECK(object.polygons.empty() != has_polygons, "masks and polygons in one sample");
+    if (has_polygons) {
+      out.truth.polygons.push_back(object.polygons);
+      continue;
+    }
     const BoxMask& mask = object.mask;
     DIVERGEN_CHECK(mask.x >= 0 && mask.y >= 0 && mask.x + mask.bits.width <= width &&
                    mask.y + mask.bits.height <= height);

@@ -12,7 +12,8 @@
 
 namespace divergen::stages {
 
-/// The tensors of one sample; image [3, H, W] uint8, masks [n, H, W] uint8 on the CPU.
+/// The tensors of one sample; image [3, H, W] uint8, masks [n, H, W] uint8 on the CPU (or
+/// polygons).
 models::DetectorSample to_detector_sample(const Sample& sample);
 
 class DetectorTask : public TrainingTask {

@@ -26,6 +26,7 @@ json of_training(const config::TrainSettings& t) {
   if (t.self_copy != "off") out["self_copy"] = {{"mode", t.self_copy}, {"chance", t.self_copy_chance}};
   // What stands at its default says nothing, so that trainings from before there was a choice go on.
   if (t.precision != "fp32") out["precision"] = t.precision;
+  if (t.mask_format != "bitmask") out["mask_format"] = t.mask_format;
   if (t.backbone_lr != 1) out["backbone_lr"] = t.backbone_lr;
   if (t.use_pool)
     out["pool"] = {{"generators", t.pool_generators}, {"extra", t.pool_extra}, {"per_category", t.pool_per_category}};

@@ -7,7 +7,9 @@
 namespace divergen::stages {
 
 /// Writes the first `count` samples of the stream as <folder>/sample-0000.png ...: object outlines and class names,
-/// real objects in green, generated ones in magenta. Pictures that are there already are left alone.
-void write_sample_pictures(const SampleMaker& maker, const ClassMap& classes, const Path& folder, std::int64_t count);
+/// real objects in green, generated ones in magenta. Pictures that are there already are left alone; new ones go into
+/// an event file of `board`, TensorBoard's folder, too.
+void write_sample_pictures(const SampleMaker& maker, const ClassMap& classes, const Path& folder, const Path& board,
+                           std::int64_t count);
 
 }  // namespace divergen::stages

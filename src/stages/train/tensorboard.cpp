@@ -102,6 +102,28 @@ void EventFile::add(std::int64_t step, const std::vector<std::pair<std::string, 
     put_fixed(item, static_cast<float>(value));
     put_bytes(summary, 1, item);  // Summary.value
   }
+  append(step, summary);
+}
+
+void EventFile::add_picture(std::int64_t step, std::string_view name, std::string_view png, int height, int width) {
+  constexpr unsigned kRgb = 3;  // Summary.Image.colorspace
+  std::string picture;
+  put_key(picture, 1, kVarint);
+  put_varint(picture, static_cast<std::uint64_t>(height));
+  put_key(picture, 2, kVarint);
+  put_varint(picture, static_cast<std::uint64_t>(width));
+  put_key(picture, 3, kVarint);
+  put_varint(picture, kRgb);
+  put_bytes(picture, 4, png);  // Summary.Image.encoded_image_string
+  std::string item;
+  put_bytes(item, 1, name);     // Summary.Value.tag
+  put_bytes(item, 4, picture);  // Summary.Value.image
+  std::string summary;
+  put_bytes(summary, 1, item);
+  append(step, summary);
+}
+
+void EventFile::append(std::int64_t step, std::string_view summary) {
   std::string event = event_head(step);
   put_bytes(event, 5, summary);  // Event.summary
   const std::string record = tf_record(event);

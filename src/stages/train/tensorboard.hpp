@@ -1,6 +1,7 @@
 #pragma once
-// TensorBoard event files: TFRecords (length, masked CRC-32C, payload, masked CRC-32C) of Event messages with scalar
-// summaries, encoded by hand because the format is small (tensorflow/core/util/event.proto, lib/io/record_writer.h).
+// TensorBoard event files: TFRecords (length, masked CRC-32C, payload, masked CRC-32C) of Event messages with summaries
+// of scalars and pictures, encoded by hand because the format is small (tensorflow/core/util/event.proto,
+// lib/io/record_writer.h).
 
 #include <cstdint>
 #include <string>
@@ -23,8 +24,11 @@ class EventFile {
   /// Creates <folder>/events.out.tfevents.<time>.<first_step>.
   EventFile(const Path& folder, std::int64_t first_step);
   void add(std::int64_t step, const std::vector<std::pair<std::string, double>>& scalars);
+  /// A picture under a name such as "samples/0003". `png`: its file.
+  void add_picture(std::int64_t step, std::string_view name, std::string_view png, int height, int width);
 
  private:
+  void append(std::int64_t step, std::string_view summary);
   Path file_;
 };
 

@@ -48,7 +48,8 @@ void read_data(const RunContext& context, const config::TrainSettings& training,
                              "check pool_generators and pool_extra, or set use_pool = false"});
   }
   data.maker = std::make_unique<SampleMaker>(data.dataset, config.data.train_images, data.classes, std::move(areas),
-                                             config.augment, data.pool, training.seed, self_copy_of(training));
+                                             config.augment, data.pool, training.seed, self_copy_of(training),
+                                             training.mask_format == "polygon");
 }
 
 void write_models(const Path& folder, const TrainingEngine& engine, const TrainingOptions& options,
@@ -143,7 +144,7 @@ void run_train(const RunContext& context, const config::TrainSettings& training)
     log::info("training '", training.name, "': ", data.dataset.images.size(), " images, ",
               data.classes.category_of.size(), " classes (", data.classes.evaluated, " evaluated), ",
               data.pool ? data.pool->size() : 0, " instances to paste, ", world.size(), " ranks");
-    write_sample_pictures(*data.maker, data.classes, folder / "samples", kSamplePictures);
+    write_sample_pictures(*data.maker, data.classes, folder / "samples", folder / "tensorboard", kSamplePictures);
   });
 
   std::unique_ptr<DetectorTask> task;

@@ -167,7 +167,7 @@ TEST(EvaluateStage, WritesWhatOneProcessWouldWrite) {
     const bool is_box = type == lvis::IouType::Box;
     const Path file = folder / (is_box ? "results.bbox.json" : "results.segm.json");
     const Path twin = folder / cat("twin-", world().rank(), ".json");
-    write_results(twin, expected, type);
+    write_file_atomic(twin, cat(kBeforeResults, results_text(expected, type), kAfterResults));
     EXPECT_TRUE(read_file(twin) == read_file(file));
     const auto as_others_read = lvis::evaluate(dataset, lvis::read_results(file, dataset, type), type);
     for (const char* name : lvis::Summary::kNames)
@@ -193,7 +193,9 @@ TEST(EvaluateStage, UsesTheAveragedWeightsUnlessToldOtherwise) {
     run_evaluate(context, small.training);
 
     results[averaged] = read_file(folder / "results.bbox.json");
-    write_results(twin, detect_plainly(context, "small", dataset, averaged), lvis::IouType::Box);
+    write_file_atomic(
+        twin, cat(kBeforeResults, results_text(detect_plainly(context, "small", dataset, averaged), lvis::IouType::Box),
+                  kAfterResults));
     EXPECT_TRUE(read_file(twin) == results[averaged]) << averaged;
     world().barrier();
   }
@@ -225,7 +227,9 @@ TEST(EvaluateStage, GoesOnWhereItStopped) {
 
   const lvis::Dataset dataset = lvis::read_dataset(small.config.data.val_json);
   const Path twin = folder / cat("twin-", world().rank(), ".json");
-  write_results(twin, detect_plainly(context, "small", dataset), lvis::IouType::Mask);
+  write_file_atomic(
+      twin,
+      cat(kBeforeResults, results_text(detect_plainly(context, "small", dataset), lvis::IouType::Mask), kAfterResults));
   EXPECT_TRUE(read_file(twin) == read_file(folder / "results.segm.json"));
 }
 

@@ -66,8 +66,8 @@ TEST_F(crop, EqualsThePaddedBlurredCrops) {
     if (!box) continue;
     const image::Image whole = picture(cat("image.", a.image_id));
     const std::string name = cat("ann", a.id, ".");
-    EXPECT_EQ(image::crop(whole, box->x, box->y, box->width, box->height), picture(name + "padding_ori")) << a.id;
-    const image::Image ours = blurred_crop(whole, mask, *box), expected = picture(name + "padding_blur");
+    EXPECT_EQ(filled_crop(whole, mask, *box, CropFill::None), picture(name + "padding_ori")) << a.id;
+    const image::Image ours = filled_crop(whole, mask, *box, CropFill::Blur), expected = picture(name + "padding_blur");
     EXPECT_EQ(ours, expected) << "annotation " << a.id << " (" << one.at("note") << ")";
     EXPECT_NE(ours, picture(name + "padding_ori")) << "nothing was blurred";
     ++made;
@@ -75,15 +75,27 @@ TEST_F(crop, EqualsThePaddedBlurredCrops) {
   EXPECT_GT(made, 0u);
 }
 
-TEST_F(crop, WithoutPaddingTheBoxIsTight) {
+TEST_F(crop, EqualsTheTightAndTheSquareOnes) {
+  std::size_t tight = 0, square = 0;
   for (const auto& one : cases.at("cases")) {
-    if (one.at("tight_black").is_null()) continue;
     const auto& a = annotation(one.at("annotation").get<std::int64_t>());
-    const auto box = crop_box(dataset.mask_of(a), 0);
-    const image::Image expected = picture(cat("ann", a.id, ".tight_black"));
-    ASSERT_TRUE(box);
-    EXPECT_EQ(std::pair(box->height, box->width), std::pair(expected.height, expected.width)) << a.id;
+    const mask::Rle mask = dataset.mask_of(a);
+    const image::Image whole = picture(cat("image.", a.image_id));
+    const auto box = crop_box(mask, 0);
+    if (!one.at("tight_black").is_null()) {
+      ASSERT_TRUE(box);
+      EXPECT_EQ(filled_crop(whole, mask, *box, CropFill::Black), picture(cat("ann", a.id, ".tight_black"))) << a.id;
+      ++tight;
+    }
+    if (!one.at("square_white").is_null()) {  // the reference cannot make a square of a grey picture
+      ASSERT_TRUE(box);
+      EXPECT_EQ(filled_crop(whole, mask, square_box(*box), CropFill::White), picture(cat("ann", a.id, ".square_white")))
+          << a.id << " (" << one.at("note") << ")";
+      ++square;
+    }
   }
+  EXPECT_GT(tight, square);
+  EXPECT_GT(square, 0u);
 }
 
 }  // namespace divergen::stages

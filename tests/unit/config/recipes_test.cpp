@@ -108,6 +108,8 @@ TEST_P(recipes, TrainingIsThePublishedOne) {
   EXPECT_EQ(text("SOLVER.CLIP_GRADIENTS.CLIP_TYPE"), "value");
   EXPECT_EQ(text("FP16"), "true");
   EXPECT_EQ(t.precision, "fp16");
+  // reference/detector.md §1; nothing can be pasted as polygons, so that X-Paste's is not its base's.
+  EXPECT_EQ(t.mask_format, t.use_pool ? "bitmask" : "polygon");
   EXPECT_EQ(t.iterations, GetParam().iterations);
   EXPECT_EQ(t.batch, GetParam().batch);
   EXPECT_EQ(t.lr, GetParam().lr);

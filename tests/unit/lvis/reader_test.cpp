@@ -195,6 +195,33 @@ TEST(reader, NamesWhatIsWrong) {
   expect_refusal(file_with(start + R"({"size":[4,6],"counts":[-1,25]}})"), {"negative"});
   expect_refusal(file_with(start + R"({"size":[1000000000,1000000000],"counts":"0"}})"), {"its size is"});
   expect_refusal(file_with(start + R"({"size":[6,4],"counts":[24]}})"), {"annotation 7", "6 x 4", "4 x 6"});
+  expect_refusal(file_with(start + R"({"size":[4,6],"counts":[4294967296]}})"), {"annotation 7", "negative or huge"});
+  expect_refusal(file_with(start + R"({"size":[4,6],"counts":[4294967295,4294967295]}})"), {"annotation 7", "sum to"});
+  expect_refusal(file_with(start + R"({"size":[4,6],"counts":"oooooooooooooooooooo"}})"),
+                 {"annotation 7", "'segmentation'"});
+  expect_refusal(file_with(start + R"({"size":[4,6]}})"), {"annotation 7", "no counts"});
+  expect_refusal(file_with(start + R"({"counts":[24]}})"), {"annotation 7", "no size"});
+  for (const char* coordinate : {"1e7", "-10000000", "10000000.5", "1e200", "123456789012345678901234567890"})
+    expect_refusal(file_with(cat(start, "[[1,2,3,", coordinate, ",5,6]]}")),
+                   {"annotation 7", "image 5", "category 1", "'segmentation'", "coordinate"});
+  parse_dataset(file_with(start + "[[1,2,3,9999999.99,5,-9999999]]}"), "some.json");  // still a polygon
+}
+
+TEST(reader, RefusesIdsThatAreNone) {
+  const auto with = [](const std::string& ids) {
+    return cat(R"({"categories":[{"id":1}],"images":[{"id":3,"height":4,"width":6,"neg_category_ids":)", ids,
+               R"(,"not_exhaustive_category_ids":[]}],"annotations":[]})");
+  };
+  expect_refusal(with(R"(["1"])"), {"images[0]", "image 3", "'neg_category_ids'", "not an id"});
+  expect_refusal(with("[1,NaN]"), {"image 3", "'neg_category_ids'"});
+  expect_refusal(with("[99999999999]"), {"image 3", "'neg_category_ids'", "too large"});
+  for (const char* id : {"1e30", "0.5", "true", "null", "99999999999999999999999", "-"})
+    expect_refusal(file_with(cat(R"({"image_id":5,"category_id":1,"bbox":[1,2,3,4],"area":1,"id":)", id, "}")),
+                   {"annotations[1]", "'id'"});
+  expect_refusal(R"({"images":[{"id":1,"height":2,"width":1e9}],"annotations":[],"categories":[{"id":1}]})",
+                 {"image 1", "'width'", "more than a picture can have"});
+  expect_refusal(R"({"images":[{"id":1,"height":-2,"width":3}],"annotations":[],"categories":[{"id":1}]})",
+                 {"image 1", "'height'", "no pixels"});
 }
 
 TEST(reader, RefusesBrokenFiles) {

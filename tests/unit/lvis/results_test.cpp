@@ -63,6 +63,58 @@ TEST(results, NamesImageCategoryAndField) {
   expect_refusal(entry(R"("score":0.5,"bbox":[1,2,3,4])") + "x", {"something follows"});
 }
 
+TEST(results, CocosRulesNameThemToo) {
+  const auto refused = [](const std::string& results, const std::vector<std::string>& words) {
+    for (const IouType type : {IouType::Box, IouType::Mask}) expect_refusal(results, words, type, Protocol::Coco);
+  };
+  refused(entry(R"("score":0.5,"bbox":[1,2,3])"), {"dt.json", "entry 1", "image 5", "category 2", "'bbox'", "four"});
+  refused(entry(R"("score":0.5)"), {"entry 1", "image 5", "category 2", "'bbox'", "missing"});
+  refused(entry(R"("score":"high","bbox":[1,2,3,4])"), {"entry 1", "image 5", "category 2", "'score'"});
+  refused(entry(R"("bbox":[1,2,3,4])"), {"entry 1", "'score'", "missing"});
+  for (const char* value : {"NaN", "Infinity", "-Infinity"})
+    refused(entry(cat("\"score\":", value, ",\"bbox\":[1,2,3,4]")), {"entry 1", "image 5", "'score'", "not finite"});
+  refused(R"([{"image_id":99,"category_id":2,"score":0.5,"bbox":[1,1,4,4]}])",
+          {"entry 0", "image 99", "'image_id'", "no such image"});
+  refused(R"([{"image_id":5,"score":0.5,"bbox":[1,1,4,4]}])", {"entry 0", "image 5", "'category_id'", "missing"});
+}
+
+TEST(results, HostileNumbersAreRefusedOrCountAsTheReferencesCountThem) {
+  for (const Protocol protocol : {Protocol::Lvis, Protocol::Coco}) {
+    for (const char* id : {"1e30", "5.5", "-5", "99999999999999999999999", "null", "[5]"})
+      expect_refusal(cat(R"([{"category_id":2,"score":0.5,"bbox":[1,1,4,4],"image_id":)", id, "}]"),
+                     {"entry 0", "category 2", "'image_id'"}, IouType::Box, protocol);
+    for (const char* id : {"1e30", "2.5", "\"2\""})
+      expect_refusal(cat(R"([{"image_id":5,"score":0.5,"bbox":[1,1,4,4],"category_id":)", id, "}]"),
+                     {"entry 0", "image 5", "'category_id'"}, IouType::Box, protocol);
+    expect_refusal(entry(R"("score":0.5,"bbox":[1,2,3,1e999])"), {"entry 1", "'bbox'", "too large"}, IouType::Box,
+                   protocol);
+    expect_refusal(entry(R"("score":1e999,"bbox":[1,2,3,4])"), {"entry 1", "'score'", "too large"}, IouType::Box,
+                   protocol);
+
+    // A category that is not in the set is passed over; the same entry twice is one right and one wrong detection; a
+    // box turned inside out has an area and no overlap; a side of zero has neither (LVIS drops it).
+    const auto evaluated = [&](const std::string& others) {
+      return evaluate_text(small_truth(),
+                           cat(R"([{"image_id":5,"category_id":2,"score":0.5,"bbox":[1,1,4,4]})", others, "]"),
+                           "dt.json", {IouType::Box, protocol, 2});
+    };
+    const Evaluation plain = evaluated("");
+    const Evaluation unknown = evaluated(R"(,{"image_id":5,"category_id":77,"score":0.9,"bbox":[1,1,4,4]})");
+    EXPECT_EQ(unknown.kept, plain.kept);
+    EXPECT_EQ(unknown.precision(), plain.precision());
+    const Evaluation twice = evaluated(R"(,{"image_id":5,"category_id":2,"score":0.5,"bbox":[1,1,4,4]})");
+    EXPECT_EQ(twice.kept, plain.kept + 1);
+    EXPECT_EQ(twice.recall(), plain.recall());
+    const Evaluation turned = evaluated(R"(,{"image_id":5,"category_id":2,"score":0.9,"bbox":[5,5,-4,-4]})");
+    EXPECT_EQ(turned.kept, plain.kept + 1);
+    const char* recall = protocol == Protocol::Coco ? "AR@100" : "AR@300";
+    EXPECT_EQ(turned.summary[recall], plain.summary[recall]);
+    EXPECT_LT(turned.summary["AP"], plain.summary["AP"]);
+    const Evaluation flat = evaluated(R"(,{"image_id":5,"category_id":2,"score":0.9,"bbox":[1,1,0,4]})");
+    EXPECT_EQ(flat.kept, plain.kept + (protocol == Protocol::Coco ? 1 : 0));
+  }
+}
+
 TEST(results, RefusesMasksThatAreNone) {
   const auto masks = [](const std::string& segmentation) {
     return cat(R"([{"image_id":5,"category_id":2,"score":0.5,"segmentation":)", segmentation, "}]");
@@ -80,7 +132,13 @@ TEST(results, RefusesMasksThatAreNone) {
   refused(R"({"size":[10,12],"counts":"1111111"})", "sum to");
   refused(R"({"size":[10,12],"counts":[4294967295,4294967295]})", "sum to");
   refused(R"({"size":[10,12],"counts":[-5,125]})", "negative");
+  refused(R"({"size":[10,12],"counts":[4294967296]})", "negative or huge");
+  refused(R"({"size":[1000000000,1000000000],"counts":"o"})", "the image 10 x 12");
+  refused(R"({"size":[10,12],"counts":7})", "neither text nor a list");
+  refused(R"({"size":[10,12,1],"counts":"o"})", "no size");
+  refused(R"([])", "no polygons");
   refused(R"([[1,2,3]])", "a polygon has 3 numbers");
+  refused(R"([[1,2,3,"4",5,6]])", "not a number");
   refused(R"([[1,2,3,1e200,5,6]])", "coordinate");
   refused(R"("text")", "neither a mask nor polygons");
 }

@@ -278,6 +278,40 @@ TEST(sample_maker, RunLengthMasksFollowTheImage) {
   }
 }
 
+TEST(sample_maker, PolygonsAreTheMasksBeforeTheRaster) {
+  World world;
+  const auto with = [&](World& of, bool polygons) {
+    return SampleMaker(of.dataset, of.folder.path(), of.classes, {}, of.settings, nullptr, 42, {}, polygons);
+  };
+  const SampleMaker masks = with(world, false), polygons = with(world, true);
+  std::size_t seen = 0;
+  for (std::uint64_t position = 0; position < 20; ++position) {
+    const Sample a = masks.make(position), b = polygons.make(position);
+    EXPECT_TRUE(a.rgb == b.rgb);
+    ASSERT_GE(b.objects.size(), a.objects.size());  // those of which no pixel is left stay (detector.md §3)
+    std::size_t next = 0;
+    for (const SampleObject& object : b.objects) {
+      EXPECT_TRUE(object.mask.empty());
+      ASSERT_FALSE(object.polygons.empty());
+      const BoxMask drawn = box_mask(mask::from_polygons(object.polygons, b.rgb.height, b.rgb.width));
+      if (drawn.empty()) continue;
+      ASSERT_LT(next, a.objects.size());
+      EXPECT_EQ(object.box, a.objects[next].box);
+      EXPECT_EQ(object.cls, a.objects[next].cls);
+      EXPECT_TRUE(drawn == a.objects[next].mask);
+      ++next, ++seen;
+    }
+    EXPECT_EQ(next, a.objects.size());
+  }
+  EXPECT_GT(seen, 20u);
+
+  lvis::Annotation run_lengths = world.dataset.annotations[0];
+  run_lengths.rle = world.dataset.mask_of(run_lengths);
+  run_lengths.polygons.clear();
+  world.dataset.annotations.push_back(run_lengths);
+  EXPECT_THROW(with(world, true), Error);
+}
+
 class loader : public testing::TestWithParam<int> {};
 
 TEST_P(loader, GivesTheMakersSamplesInOrder) {

@@ -191,7 +191,8 @@ TEST(FilterCrops, BlurringTheWindowEqualsBlurringThePicture) {
       if (bits[i] != 0)
         for (std::size_t k = 0; k < 3; ++k) expected.pixels[3 * i + k] = picture.pixels[3 * i + k];
 
-    ASSERT_EQ(blurred_crop(picture, mask, *box), image::crop(expected, box->x, box->y, box->width, box->height))
+    ASSERT_EQ(filled_crop(picture, mask, *box, CropFill::Blur),
+              image::crop(expected, box->x, box->y, box->width, box->height))
         << "trial " << trial << " box " << box->x << "," << box->y << " of " << width << "x" << height;
   }
 }
