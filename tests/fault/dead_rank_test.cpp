@@ -11,6 +11,7 @@
 #include <functional>
 #include <thread>
 
+#include "base/error.hpp"
 #include "base/fault.hpp"
 #include "base/log.hpp"
 #include "base/rank_record.hpp"
@@ -51,7 +52,11 @@ int run_rank(int argc, char** argv) {
   small.training.log_every = 1000;
   small.training.step_timeout = kTimeout;
   if (argc > 2 && std::atoi(argv[2]) == world.rank()) fault::arm("train.step", fault::Action::Pause, 5);
-  stages::run_train(context, small.training);
+  try {
+    stages::run_train(context, small.training);
+  } catch (const Error& error) {
+    return exit_code(error.kind());  // asked to stop, all together
+  }
   return 0;
 }
 

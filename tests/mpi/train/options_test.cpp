@@ -5,7 +5,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
-#include <thread>
+#include <cstdlib>
 
 #include <nlohmann/json.hpp>
 
@@ -271,6 +271,11 @@ void make_swin(config::DetectorSettings& d) {
 
 }  // namespace
 
+// oneDNN reads this at its first use. Its convolutions for AVX-512 in LibTorch 2.11 now and then give gradients that
+// are no numbers in bfloat16 with as few channels as this network has (different ones for the same input); those for
+// AVX2 never did.
+[[maybe_unused]] const int kSteadyConvolutions = ::setenv("ONEDNN_MAX_CPU_ISA", "AVX2", /*overwrite=*/0);
+
 class Precision : public testing::TestWithParam<const char*> {};
 
 TEST_P(Precision, ResumesToTheBit) {
@@ -294,7 +299,7 @@ TEST_P(Precision, ResumesToTheBit) {
   if (const auto good = state.find("grad_scaler.good_steps"); good != state.end())
     EXPECT_GT(good->second.item<int>(), 0);  // it found a scale that the gradients bear
 }
-INSTANTIATE_TEST_SUITE_P(Half, Precision, testing::Values("fp16"));
+INSTANTIATE_TEST_SUITE_P(Half, Precision, testing::Values("fp16", "bf16"));
 
 TEST(ActivationCheckpointing, GivesTheSameBits) {
   SmallWorld small;
