@@ -296,8 +296,9 @@ TEST_P(Precision, ResumesToTheBit) {
   const nn::TensorMap state = nn::load_tensors(a / "checkpoints/iter-00000012/optimizer.safetensors");
   EXPECT_EQ(state.contains("grad_scaler.scale"), std::string(GetParam()) == "fp16");
   EXPECT_EQ(state.contains("grad_scaler.good_steps"), std::string(GetParam()) == "fp16");
-  if (const auto good = state.find("grad_scaler.good_steps"); good != state.end())
+  if (const auto good = state.find("grad_scaler.good_steps"); good != state.end()) {
     EXPECT_GT(good->second.item<int>(), 0);  // it found a scale that the gradients bear
+  }
 }
 INSTANTIATE_TEST_SUITE_P(Half, Precision, testing::Values("fp16", "bf16"));
 
