@@ -60,7 +60,7 @@ class Swin(unittest.TestCase):
             estimate = json.loads(outcome.stdout)["trainings"][0]
             self.assertGreater(estimate["parameters"], 100_000_000)
             self.assertGreater(estimate["device_bytes"], 4 * 4 * estimate["parameters"])
-            self.assertGreater(estimate["node_bytes"], 16 * estimate["host_bytes"] / 2)
+            self.assertGreater(estimate["node_bytes"], estimate["host_bytes"])
             self.assertGreater(estimate["hours"], 0)
             self.assertTrue(any("assumed" in line for line in estimate["basis"]), estimate)
         text = system.tool("train", system.SOURCE / "configs/divergen_swinL.toml", "--dry-run")
