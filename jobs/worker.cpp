@@ -8,10 +8,12 @@
 #include <CLI/CLI.hpp>
 
 #include "base/allocator.hpp"
+#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "base/signals.hpp"
 #include "base/stop.hpp"
 #include "base/text.hpp"
+#include "base/time_use.hpp"
 #include "base/walltime.hpp"
 #include "comm/watchdog.hpp"
 #include "stages/annotate/annotate.hpp"
@@ -127,6 +129,7 @@ int main(int argc, char** argv) {
   install_stop_signals();
   LeaveGuard guard;  // outlives the World, whose end waits for the other ranks
   comm::World world(&argc, &argv);
+  time_use().set_ready(epoch_seconds());
   CLI::App app{"One stage of a run, on all ranks.\n\nExample: mpirun -n 2 divergen-worker generate configs/mini.toml"};
   Options o;
   app.add_option("stage", o.stage, "plan, generate, annotate, filter, pool, reproduce, train, evaluate")->required();

@@ -299,3 +299,30 @@ divergen_main_library() {
     divergen_settle $?
   done
 }
+
+# divergen_main_scaling RANKS: the point of a scaling study in the folder DIVERGEN_RUN. The driver starts each run with
+# srun itself and passes signals on to its ranks.
+divergen_main_scaling() {
+  divergen_prepare
+  [ "$DIVERGEN_CONTAINER" = none ] || divergen_die 64 "scaling studies start srun from the job, which a container cannot: set DIVERGEN_CONTAINER to none"
+  [ -n "${DIVERGEN_RUN:-}" ] || divergen_die 64 "DIVERGEN_RUN names no folder of a study"
+  mkdir -p "$DIVERGEN_RUN/slurm/starts" || divergen_die 74 "cannot write into $DIVERGEN_RUN"
+  divergen_submission=${DIVERGEN_SUBMISSION:-job-${SLURM_JOB_ID:-$$}}
+  divergen_label="scaling.p$1" divergen_signal="" divergen_signals=0 divergen_srun=""
+  divergen_point=$(printf '%s/points/p%06d' "$DIVERGEN_RUN" "$1")
+  # Progress is a run that is done.
+  divergen_look() { echo "units=$(find "$divergen_point" -name run.json 2>/dev/null | wc -l) stop="; }
+  divergen_begun() { [ -d "$divergen_point" ]; }
+  trap 'divergen_forward USR2' USR2
+  trap 'divergen_forward TERM' TERM
+  divergen_banner "$divergen_label"
+  divergen_before=$(divergen_look)
+  local code
+  "${divergen_programs}divergen" scaling --out "$DIVERGEN_RUN" --point "$1" </dev/null &
+  divergen_srun=$!
+  [ -z "$divergen_signal" ] || divergen_forward "$divergen_signal"
+  divergen_wait
+  code=$?
+  if [ -n "$divergen_signal" ] && { [ "$code" -gt 128 ] || [ "$code" = 70 ]; }; then code=75; fi
+  divergen_settle "$code"
+}

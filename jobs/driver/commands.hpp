@@ -22,6 +22,7 @@ void add_convert_command(CLI::App& app, Action& action);    // convert
 void add_eval_command(CLI::App& app, Action& action);       // lvis-eval
 void add_propose_command(CLI::App& app, Action& action);    // propose
 void add_submit_commands(CLI::App& app, Action& action);    // submit, cancel
+void add_scaling_command(CLI::App& app, Action& action);    // scaling
 void add_bench_command(CLI::App& app, Action& action);      // bench
 void add_doctor_command(CLI::App& app, Action& action);     // doctor
 

@@ -1,5 +1,6 @@
 #include "driver/launch.hpp"
 
+#include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +12,7 @@
 #include "base/error.hpp"
 #include "base/leftovers.hpp"
 #include "base/log.hpp"
+#include "base/text.hpp"
 
 namespace divergen::driver {
 namespace {
@@ -30,7 +32,7 @@ void prepare_environment(const Launch& launch) {
   const std::string threads = std::to_string(launch.threads_per_rank);
   ::setenv("OMP_NUM_THREADS", threads.c_str(), 1);
   // The ranks' stderr is a pipe to mpirun: whether lines may be rewritten is known here alone.
-  if (::isatty(STDERR_FILENO) != 0) set_default_environment("DIVERGEN_TERMINAL", "1");
+  if (launch.console.empty() && ::isatty(STDERR_FILENO) != 0) set_default_environment("DIVERGEN_TERMINAL", "1");
   set_default_environment("MKL_NUM_THREADS", threads);
   // Ranks wait in system calls, not in spinning threads: a laptop's cores are shared by all of them.
   set_default_environment("OMP_WAIT_POLICY", "passive");
@@ -61,7 +63,19 @@ std::vector<std::string> command_line(const Launch& launch) {
   std::vector<std::string> command;
   const std::string ranks = std::to_string(launch.ranks);
   if (std::getenv("SLURM_JOB_ID") != nullptr) {
-    command = {"srun", "--mpi=pmix", "-n", ranks};
+    // As slurm/lib.sh starts them.
+    const auto told = [](const char* name) {
+      const char* value = std::getenv(name);
+      return std::string(value != nullptr ? value : "");
+    };
+    command = {"srun", cat("--mpi=", told("DIVERGEN_MPI").empty() ? "pmix" : told("DIVERGEN_MPI")),
+               "--kill-on-bad-exit=1", "--cpu-bind=cores", "--distribution=block:block"};
+    if (const std::string cpus = told("SLURM_CPUS_PER_TASK"); !cpus.empty())
+      command.push_back("--cpus-per-task=" + cpus);
+    if (!told("SLURM_GPUS_ON_NODE").empty()) command.push_back("--gpu-bind=none");
+    for (const std::string& word : split(told("DIVERGEN_SRUN"), ' '))
+      if (!word.empty()) command.push_back(word);
+    command.insert(command.end(), {"-n", ranks});
   } else {
     command = {"mpirun", "--quiet", "--oversubscribe", "--bind-to", "none", "-n", ranks};
   }
@@ -80,14 +94,24 @@ int run(const Launch& launch) {
     log::info("removed what killed runs left on this machine: ", swept.segments, " pieces of shared memory, ",
               swept.sessions, " session folders");
   log::flush();
+  int console = -1;
+  if (!launch.console.empty()) {
+    console = ::open(launch.console.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (console < 0) fail_errno("cannot open the ranks' console", launch.console.string(), errno);
+  }
   const pid_t child = ::fork();
   if (child < 0) fail_errno("cannot start a process", command[0], errno);
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);  // a killed driver takes its ranks along
     ::setpgid(0, 0);                     // Ctrl-C reaches the driver alone, which asks the ranks to stop
+    if (console >= 0) {
+      ::dup2(console, STDOUT_FILENO);
+      ::dup2(console, STDERR_FILENO);
+    }
     ::execvp(argv[0], argv.data());
     ::_exit(127);
   }
+  if (console >= 0) ::close(console);
   child_process = child;
   struct sigaction handler {};
   handler.sa_handler = pass_on;

@@ -18,6 +18,7 @@ struct Launch {
   std::vector<std::string> worker_args;  // "generate", "configs/mini.toml", ...
   int ranks = 1;
   int threads_per_rank = 1;
+  Path console;  // file for what the ranks and their launcher say; empty: where the driver's own words go
 };
 
 /// Command line that is going to run: srun inside a Slurm allocation, else mpirun.

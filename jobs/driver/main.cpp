@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   divergen::driver::add_eval_command(app, action);
   divergen::driver::add_propose_command(app, action);
   divergen::driver::add_submit_commands(app, action);
+  divergen::driver::add_scaling_command(app, action);
   divergen::driver::add_bench_command(app, action);
   divergen::driver::add_doctor_command(app, action);
   return divergen::run_program(app, argc, argv, [&] { return action(); });

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cctype>
 #include <charconv>
+#include <cstdlib>
 
 #include "base/error.hpp"
 #include "base/text.hpp"
 #include "base/walltime.hpp"
+#include "driver/launch.hpp"
 #include "driver/process.hpp"
 #include "driver/steps.hpp"
 
@@ -110,6 +112,21 @@ void shorten_warning(SbatchOptions& options, const std::string& from_template) {
   options.set("signal", cat("B:USR2@", warning));
 }
 
+std::optional<std::int64_t> number(const std::string& text) {
+  std::int64_t value = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return problem == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
+
+/// Exactly so many ranks: full nodes as the options have them, or one that is not full.
+void set_ranks(SbatchOptions& options, std::int64_t ranks) {
+  const std::int64_t most = std::max<std::int64_t>(1, number(options.get("ntasks-per-node")).value_or(ranks));
+  const std::int64_t per_node = std::min(most, ranks);
+  options.set("nodes", std::to_string((ranks + per_node - 1) / per_node));
+  options.set("ntasks", std::to_string(ranks));
+  options.set("ntasks-per-node", std::to_string(per_node));
+}
+
 std::string preamble(const SlurmJob& job, const ScriptRequest& request) {
   std::string out = "\n";
   const auto set = [&](const char* name, const std::string& value) {
@@ -129,15 +146,14 @@ std::string preamble(const SlurmJob& job, const ScriptRequest& request) {
   } else if (!job.trainings.empty()) {
     set("DIVERGEN_TRAINING", job.trainings.front());
   }
+  if (!job.arguments.empty()) {
+    out += "set --";
+    for (const std::string& argument : job.arguments) out += " " + shell_quoted(argument);
+    out += '\n';
+  }
   if (!request.site.text.empty())
     out += cat("\n# ---- sites/", request.site.name, ".env\n", request.site.text, "# ---- end of it\n");
   return out + "\n";
-}
-
-std::optional<std::int64_t> number(const std::string& text) {
-  std::int64_t value = 0;
-  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return problem == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
 }
 
 }  // namespace
@@ -280,6 +296,28 @@ std::int64_t ranks_of(const SbatchOptions& options) {
   return nodes && per_node ? *nodes * *per_node : 0;
 }
 
+Path slurm_folder() {
+  std::vector<Path> places{program_folder() / "../share/divergen/slurm", program_folder() / "../../../slurm"};
+  if (const char* named = std::getenv("DIVERGEN_SLURM_DIR")) places.insert(places.begin(), named);
+  for (const Path& place : places)
+    if (std::filesystem::exists(place / "lib.sh")) return std::filesystem::weakly_canonical(place);
+  fail(ErrorKind::Io, {"the batch scripts are missing", "slurm/lib.sh", "there is none beside the programs",
+                       "set DIVERGEN_SLURM_DIR to the folder slurm of the source tree"});
+}
+
+std::string submit_one(const std::vector<std::string>& command) {
+  const Captured said = capture(command, true);
+  const std::string id = said.out.substr(0, said.out.find_first_of(";\n"));
+  const bool is_number =
+      !id.empty() && std::all_of(id.begin(), id.end(), [](unsigned char c) { return std::isdigit(c); });
+  if (said.code == 0 && is_number) return id;
+  fail(ErrorKind::Io, {"sbatch has not taken a job", command.back(),
+                       said.code == 127 ? "there is no sbatch on this machine" : cat("its exit code is ", said.code),
+                       said.code == 127 ? "submit from a login node of the cluster, or use divergen run"
+                                        : "its own message is above; options come from slurm/*.sbatch, the site and "
+                                          "--sbatch. Nothing is left in the queue"});
+}
+
 Script make_script(const SlurmJob& job, const ScriptRequest& request) {
   Template read = read_template(request.templates / (job.stage + ".sbatch"));
   for (std::size_t i = 0; i < read.components.size(); ++i) {
@@ -300,7 +338,13 @@ Script make_script(const SlurmJob& job, const ScriptRequest& request) {
       options.set("mail-user", request.mail);
       options.set("mail-type", "END,FAIL,TIME_LIMIT_80");
     }
+    if (job.ranks > 0) set_ranks(options, job.ranks);
     shorten_warning(options, warning);
+  }
+  if (!job.body.empty()) {
+    const Template other = read_template(request.templates / (job.body + ".sbatch"));
+    read.body = other.body;
+    read.purpose = other.purpose;
   }
   Script script{file_name(job.label) + ".sbatch", "#!/bin/bash\n", read.components.front()};
   script.text += cat(read.purpose, "\n# Written by `divergen submit`, which writes it anew each time.\n");

@@ -18,6 +18,10 @@ struct SlurmJob {
   std::vector<std::string> trainings;  // of train and evaluate
   std::vector<std::string> after;      // labels of the jobs that must have succeeded
   bool is_array = false;               // one task a training; a task of evaluate waits for the same one of train
+  // Of a job whose body is not that of its stage (`divergen scaling` measures a stage with the options that it has):
+  std::string body;                    // name of the template whose body it has; empty: the stage's
+  std::vector<std::string> arguments;  // of that body
+  std::int64_t ranks = 0;  // exactly so many, on as few nodes as ntasks-per-node allows; 0: as the options say
 };
 
 /// The chain, in an order in which every job comes after those that it waits for. A training that pastes nothing waits
@@ -52,6 +56,12 @@ struct Site {
 /// Throws Error(Usage) when there is no such site (naming those that are there), Error(Config) for a line of another
 /// form.
 Site read_site(const Path& folder, const std::string& name);
+
+/// Where slurm/ lies: DIVERGEN_SLURM_DIR, beside the installed programs, or in the source tree around the build.
+/// Throws Error(Io) when it is nowhere.
+Path slurm_folder();
+/// Submits one script; the job's id. Throws Error(Io) when sbatch does not take it.
+std::string submit_one(const std::vector<std::string>& command);
 
 struct ScriptRequest {
   Path templates;                    // folder with the .sbatch files

@@ -27,16 +27,6 @@ struct Options {
   bool dry_run = false, heterogeneous = false;
 };
 
-/// Where slurm/ lies: DIVERGEN_SLURM_DIR, beside the installed programs, or in the source tree around the build.
-Path slurm_folder() {
-  std::vector<Path> places{program_folder() / "../share/divergen/slurm", program_folder() / "../../../slurm"};
-  if (const char* named = std::getenv("DIVERGEN_SLURM_DIR")) places.insert(places.begin(), named);
-  for (const Path& place : places)
-    if (std::filesystem::exists(place / "lib.sh")) return std::filesystem::weakly_canonical(place);
-  fail(ErrorKind::Io, {"the batch scripts are missing", "slurm/lib.sh", "there is none beside the programs",
-                       "set DIVERGEN_SLURM_DIR to the folder slurm of the source tree"});
-}
-
 /// "1,2,5-7".
 std::vector<std::int64_t> seeds_of(const std::string& text) {
   std::vector<std::int64_t> seeds;
@@ -167,19 +157,6 @@ void refuse_second_chain(const stages::RunDirectory& dir) {
                           cat("wait for them, or end them with divergen cancel ", dir.root().string())});
 }
 
-std::string submit_one(const std::vector<std::string>& command) {
-  const Captured said = capture(command, true);
-  const std::string id = said.out.substr(0, said.out.find_first_of(";\n"));
-  const bool is_number =
-      !id.empty() && std::all_of(id.begin(), id.end(), [](unsigned char c) { return std::isdigit(c); });
-  if (said.code == 0 && is_number) return id;
-  fail(ErrorKind::Io, {"sbatch has not taken a job", command.back(),
-                       said.code == 127 ? "there is no sbatch on this machine" : cat("its exit code is ", said.code),
-                       said.code == 127 ? "submit from a login node of the cluster, or use divergen run"
-                                        : "its own message is above; options come from slurm/*.sbatch, the site and "
-                                          "--sbatch. Nothing is left in the queue"});
-}
-
 int submit_all(const Options& o, const std::vector<Planned>& plan, const stages::RunDirectory& dir,
                Submission submission) {
   std::map<std::string, std::string> id_of;
@@ -249,8 +226,9 @@ int cancel(const std::string& run) {
   if (running.size() > 3) code = std::max(code, capture(running, true).code);
   if (code != 0)
     fail(ErrorKind::Io, {"not all jobs could be cancelled", run, "scancel's message is above", "try it again"});
+  const char* command = std::filesystem::exists(dir.root() / "study.json") ? "divergen scaling " : "divergen submit ";
   log::info(waiting.size() - 1, " waiting jobs cancelled, ", running.size() - 3,
-            " running ones asked to save and leave; to continue later: divergen submit ", submission->config);
+            " running ones asked to save and leave; to continue later: ", command, submission->config);
   return 0;
 }
 

@@ -2,6 +2,8 @@
 
 #include <ATen/core/ivalue.h>
 
+#include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -9,6 +11,7 @@
 #include <thread>
 
 #include "base/error.hpp"
+#include "base/time_use.hpp"
 #include "comm/channel.hpp"
 
 namespace divergen::nn {
@@ -79,6 +82,7 @@ class MpiBackend::Worker : public std::enable_shared_from_this<MpiBackend::Worke
     {
       const std::lock_guard lock(mutex_);
       queue_.push_back({work, std::move(action)});
+      last_asked_ = Clock::now();
     }
     wake_.notify_one();
     return work;
@@ -101,6 +105,11 @@ class MpiBackend::Worker : public std::enable_shared_from_this<MpiBackend::Worke
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  static double seconds_between(Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double>(to - from).count();
+  }
+
   struct Task {
     c10::intrusive_ptr<MpiWork> work;
     std::function<void(comm::Channel&)> action;
@@ -115,15 +124,20 @@ class MpiBackend::Worker : public std::enable_shared_from_this<MpiBackend::Worke
       busy_ = true;
       lock.unlock();
       std::exception_ptr failure;
+      const auto begin = Clock::now();
       try {
         task.action(channel_);
       } catch (...) {
         failure = std::current_exception();
       }
+      const auto end = Clock::now();
       task.work->complete(failure);
       task = {};
       lock.lock();
       busy_ = false;
+      // When the last bucket has been asked for, backward has nothing left to do but wait.
+      time_use().add(TimeUse::Moving, seconds_between(begin, end));
+      if (queue_.empty()) time_use().add(TimeUse::Comm, seconds_between(std::max(begin, last_asked_), end));
     }
   }
 
@@ -132,6 +146,7 @@ class MpiBackend::Worker : public std::enable_shared_from_this<MpiBackend::Worke
   std::condition_variable wake_;
   std::deque<Task> queue_;
   bool stopping_ = false, busy_ = false;
+  Clock::time_point last_asked_;
   std::thread thread_;
 };
 

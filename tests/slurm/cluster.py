@@ -141,12 +141,22 @@ class Cluster:
     def start_node(self, node):
         """Also after kill_node: a machine that boots has nothing left in its /tmp."""
         for place in ("tmp", "spool"):
+            _refuse_mounts(self.folder / f"{place}-{node}")
             shutil.rmtree(self.folder / f"{place}-{node}", ignore_errors=True)
             (self.folder / f"{place}-{node}").mkdir(mode=0o755)
         (self.folder / f"tmp-{node}").chmod(0o1777)
-        inside = (f'mount --bind "{self.folder}/tmp-{node}" /tmp && mount -t tmpfs -o size=2g tmpfs /dev/shm && '
-                  f'exec "{_program("slurmd")}" -D -N {node}')
+        inside = (f'{self._keep_checkout(node)}mount --rbind "{self.folder}/tmp-{node}" /tmp && '
+                  f'mount -t tmpfs -o size=2g tmpfs /dev/shm && exec "{_program("slurmd")}" -D -N {node}')
         self._start("unshare", "--mount", "--propagation", "private", "sh", "-c", inside, key=f"slurmd-{node}")
+
+    def _keep_checkout(self, node):
+        """A checkout below /tmp stays where it is also on a node, which has a /tmp of its own."""
+        checkout = pathlib.Path(os.environ.get("DIVERGEN_SOURCE_DIR", "/")).resolve()
+        if not checkout.is_relative_to("/tmp") or checkout == pathlib.Path("/tmp"):
+            return ""
+        inside = self.folder / f"tmp-{node}" / checkout.relative_to("/tmp")
+        inside.mkdir(parents=True)
+        return f'mount --bind "{checkout}" "{inside}" && '
 
     def wait_for_nodes(self, seconds=60):
         self._wait("the nodes", lambda: self.command("sinfo", "-h", "-o", "%T %D").strip() == "idle 2", seconds)
@@ -241,7 +251,16 @@ class Cluster:
                 _signal(process.pid, signal.SIGKILL)
                 process.wait(10)
         if "DIVERGEN_KEEP_CLUSTER" not in os.environ:
+            _refuse_mounts(self.folder)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _refuse_mounts(folder):
+    """What is removed must not lead to the checkout: mounts are the nodes' own, and none is seen from here."""
+    mounts = [line.split()[4] for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines()]
+    inside = [place for place in mounts if pathlib.Path(place).is_relative_to(folder)]
+    if inside:
+        raise RuntimeError(f"{inside} are mounted: not removed")
 
 
 def _signal(pid, number):

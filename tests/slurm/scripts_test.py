@@ -46,6 +46,27 @@ class DryRun(unittest.TestCase):
         self.assertEqual(out, file.read_text())
         return scripts_of(out)
 
+    def test_scaling_study(self):
+        """One job a point, with the options of its stage and no more nodes than its ranks need."""
+        done = subprocess.run(
+            [str(BIN / "divergen"), "scaling", "configs/mini.toml", "--stage", "generate", "--ranks", "1,4,6", "--mode", "weak",
+             "--items", "64", "--repeat", "3", "--out", "runs/study", "--submit", "--site", "a100-infiniband", "--sbatch",
+             "generate:--time=1:00:00", "--dry-run"], cwd=SOURCE, capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        out = done.stdout.replace(str(BIN), "@BIN@").replace(str(SOURCE), "@SOURCE@")
+        file = GOLDEN / "scaling.txt"
+        if os.environ.get("DIVERGEN_UPDATE_GOLDEN"):
+            file.write_text(out)
+        self.assertEqual(out, file.read_text())
+        scripts = scripts_of(out)
+        self.assertEqual(len(scripts), 3)
+        self.assertIn("#SBATCH --nodes=2\n", scripts["scaling.p6.sbatch"])
+        self.assertIn("#SBATCH --ntasks=6\n", scripts["scaling.p6.sbatch"])
+        self.assertIn("#SBATCH --nodes=1\n", scripts["scaling.p1.sbatch"])
+        for name, script in scripts.items():
+            subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+            self.assertIn(f"set -- {re.search(r'[0-9]+', name)[0]}\n", script)
+
     def test_site_with_modules(self):
         scripts = self.check("a100-infiniband", "--site", "a100-infiniband", "--sbatch", "train:--nodes=2",
                              "--set", "run.mail=me@example.org", "--set", "run.hook=\"notify '$DIVERGEN_STAGE'\"")

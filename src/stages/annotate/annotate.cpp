@@ -10,6 +10,7 @@
 
 #include "base/hash.hpp"
 #include "base/log.hpp"
+#include "base/time_use.hpp"
 #include "nn/device.hpp"
 #include "stages/common/sharded.hpp"
 #include "stages/generate/generate.hpp"
@@ -176,7 +177,10 @@ void run_annotate(const RunContext& context) {
     return static_cast<std::int64_t>(range.last - range.first);
   };
   stage.make = [&](std::size_t shard) {
-    if (!annotator) annotator = models::make_annotator(context.config, annotate_device(context.world));
+    if (!annotator) {
+      const TimeUseTimer timer(TimeUse::Load);
+      annotator = models::make_annotator(context.config, annotate_device(context.world));
+    }
     store::Table table =
         make_masks(read_shard(context.dir, "generate", shard, kPicturesFormat), *annotator, batch, names_of(plan));
     table.attributes["annotator"] = settings.choose_from.empty() ? settings.kind : "best cut-out";

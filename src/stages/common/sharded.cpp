@@ -18,6 +18,7 @@
 #include "comm/claims.hpp"
 #include "comm/progress.hpp"
 #include "comm/work_queue.hpp"
+#include "stages/common/rank_phases.hpp"
 #include "stages/common/starts.hpp"
 
 namespace divergen::stages {
@@ -122,6 +123,8 @@ std::vector<std::size_t> open_shards(const RunContext& context, const ShardedSta
 struct Work {
   RankShare share;
   LogHistogram item_seconds;
+  RankPhases phases;
+  std::vector<std::pair<double, std::int64_t>> ends;  // when so many items were committed
   Tally tally;
   bool stopped = false;
   std::exception_ptr error;
@@ -139,12 +142,14 @@ std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, st
   const Path file = context.dir.shard(stage.name, index);
   {
     const CommitTimer timer;
+    const TimeUseTimer phase(TimeUse::Commit);
     store::write_table(table, file);
   }
   work.tally.count(file, table.attributes);
   work.share.items += stage.items(index);
   work.share.end = epoch_seconds();
   work.share.busy_seconds += work.share.end - start;
+  work.ends.emplace_back(work.share.end, stage.items(index));
   work.item_seconds.add(made / static_cast<double>(std::max<std::int64_t>(stage.items(index), 1)));
   std::int64_t rejected = 0;
   for (const auto& [reason, count] : rejected_of(table.attributes)) rejected += count;
@@ -157,6 +162,7 @@ Work make_shards(const RunContext& context, const ShardedStage& stage, const std
   Work work;
   work.share.rank = context.world.rank();
   work.share.host = context.world.host();
+  const TimeUseClock::Seconds before = time_use().seconds();
   if (open.empty()) return work;
   std::int64_t total = 0, left = 0;
   for (std::size_t i = 0; i < stage.shards; ++i) total += stage.items(i);
@@ -185,6 +191,10 @@ Work make_shards(const RunContext& context, const ShardedStage& stage, const std
   }
   queue.finish();
   progress.finish();
+  take_phases(work.phases, before);
+  work.phases.start = work.share.start;
+  work.phases.end = work.share.end;
+  work.phases.steady = work.share.busy_seconds - work.phases.load - work.phases.commit - work.phases.wait;
   return work;
 }
 
@@ -200,10 +210,22 @@ json to_json(const Work& work, const Tally& checked) {
           {"busy", work.share.busy_seconds},
           {"start", work.share.start},
           {"end", work.share.end},
+          {"phases", to_text(work.phases)},
+          {"ends", work.ends},
           {"rejected", sum.rejected},
           {"bytes", sum.bytes},
           {"item_seconds", work.item_seconds.bins()},
           {"item_seconds_sum", work.item_seconds.sum()}};
+}
+
+/// In which the last 5 % of the items were committed (reference/reliability.md §7).
+double tail_seconds(decltype(Work::ends) ends) {
+  std::sort(ends.begin(), ends.end());
+  std::int64_t all = 0, before = 0;
+  for (const auto& [end, items] : ends) all += items;
+  for (const auto& [end, items] : ends)
+    if ((before += items) * 20 >= all * 19) return ends.back().first - end;
+  return 0;
 }
 
 StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>& ranks, double seconds) {
@@ -213,6 +235,8 @@ StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>&
   record.seconds = seconds;
   for (std::size_t i = 0; i < stage.shards; ++i) record.items += stage.items(i);
   double bytes = 0;
+  std::vector<RankPhases> phases;
+  decltype(Work::ends) ends;
   for (const std::string& text : ranks) {
     const json entry = json::parse(text);
     RankShare share;
@@ -223,11 +247,16 @@ StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>&
     share.start = entry.at("start");
     share.end = entry.at("end");
     record.ranks.push_back(share);
+    phases.push_back(rank_phases_of(entry.at("phases").get<std::string>()));
+    const auto own = entry.at("ends").get<decltype(Work::ends)>();
+    ends.insert(ends.end(), own.begin(), own.end());
     record.item_seconds.merge(LogHistogram::from_bins(
         entry.at("item_seconds").get<std::vector<std::pair<int, std::int64_t>>>(), entry.at("item_seconds_sum")));
     add(record.rejected, entry.at("rejected").get<Counts>());
     bytes += entry.at("bytes").get<double>();
   }
+  add_phases(record.figures, phases);
+  if (!ends.empty()) record.figures["tail_seconds"] = tail_seconds(std::move(ends));
   record.figures["bytes"] = bytes;
   record.figures["shards"] = static_cast<double>(stage.shards);
   return record;
@@ -327,6 +356,7 @@ std::map<std::string, std::int64_t> rejected_of(const std::map<std::string, std:
 
 store::Table read_shard(const RunDirectory& dir, const std::string& stage, std::size_t index,
                         const std::string& format) {
+  const TimeUseTimer timer(TimeUse::Input);
   const Path file = dir.shard(stage, index);
   if (!std::filesystem::exists(file))
     fail(ErrorKind::Data, {"a shard of an earlier stage is missing", file.string(), "",

@@ -127,11 +127,13 @@ void publish(const Evaluating& e, const Conclusion& found, StageRecord& record) 
 }
 
 /// Collective.
-void finish(const Evaluating& e, const RankShare& share, double start) {
+void finish(const Evaluating& e, const RunnerShare& mine, double start) {
   comm::World& world = e.context.world;
-  const json mine{{"rank", share.rank},         {"host", share.host},   {"items", share.items},
-                  {"busy", share.busy_seconds}, {"start", share.start}, {"end", share.end}};
-  const auto shares = world.gather_texts(mine.dump());
+  const RankShare& share = mine.share;
+  const json told{
+      {"rank", share.rank},   {"host", share.host}, {"items", share.items},          {"busy", share.busy_seconds},
+      {"start", share.start}, {"end", share.end},   {"phases", to_text(mine.phases)}};
+  const auto shares = world.gather_texts(told.dump());
   const Conclusion found = conclude(world, {e.dataset, e.parts, e.folder, e.fingerprint});
   world.together([&] {
     if (!world.is_root()) return;
@@ -140,14 +142,17 @@ void finish(const Evaluating& e, const RankShare& share, double start) {
     record.fingerprint = e.fingerprint;
     record.items = static_cast<std::int64_t>(e.dataset.images.size());
     double items = 0, end = 0;
+    std::vector<RankPhases> phases;
     for (const std::string& text : shares) {
       const json s = json::parse(text);
       record.ranks.push_back({s.at("rank").get<int>(), s.at("host").get<std::string>(),
                               s.at("items").get<std::int64_t>(), s.at("busy").get<double>(),
                               s.at("start").get<double>(), s.at("end").get<double>()});
+      phases.push_back(rank_phases_of(s.at("phases").get<std::string>()));
       items += s.at("items").get<double>();
       end = std::max(end, s.at("end").get<double>());
     }
+    add_phases(record.figures, phases);
     record.figures["images_per_second"] = items / std::max(end - share.start, 1e-9);
     publish(e, found, record);
     record.seconds = epoch_seconds() - start;
@@ -182,10 +187,8 @@ void run_evaluate(const RunContext& context, const config::TrainSettings& traini
   world.together([&] { e.classes = read_class_map(context.config.data.categories); });
   e.dataset = read_shared_dataset(world, context.config.data.val_json);
   RunnerInput input{e.dataset, e.classes, batches_left(e), e.parts, e.fingerprint, e.stage};
-  RankShare share;
-  share.rank = world.rank();
-  share.host = world.host();
-  share.start = share.end = epoch_seconds();
+  RunnerShare mine{{world.rank(), world.host()}, {}};
+  mine.share.start = mine.share.end = epoch_seconds();
   if (!input.batches.empty()) {
     const at::Device device = nn::device_of(world);
     std::unique_ptr<models::CenterNet2> detector;
@@ -193,9 +196,9 @@ void run_evaluate(const RunContext& context, const config::TrainSettings& traini
       detector = load_evaluated_detector(context.config.detector, e.classes, e.model);
       detector->to(at::TensorOptions().dtype(at::kFloat).device(device));
     });
-    share = run_detector(context, *detector, device, input);
+    mine = run_detector(context, *detector, device, input);
   }
-  finish(e, share, start);
+  finish(e, mine, start);
 }
 
 }  // namespace divergen::stages

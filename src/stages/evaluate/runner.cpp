@@ -10,6 +10,7 @@
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "base/text.hpp"
+#include "base/time_use.hpp"
 #include "base/walltime.hpp"
 #include "comm/work_queue.hpp"
 #include "image/pil_resize.hpp"
@@ -45,7 +46,7 @@ class Runner {
     share_.start = share_.end = committed_;
   }
 
-  RankShare run() {
+  RunnerShare run() {
     bool stopped = false;
     std::exception_ptr problem;
     try {
@@ -63,7 +64,12 @@ class Runner {
     if (context_.world.any(stopped))
       fail(ErrorKind::Stopped, {"the evaluation stopped on request", input_.name, "what was detected is saved",
                                 "run the same command again to go on"});
-    return share_;
+    RunnerShare out{share_, {}};
+    take_phases(out.phases, before_);
+    out.phases.start = share_.start;
+    out.phases.end = share_.end;
+    out.phases.steady = share_.busy_seconds;
+    return out;
   }
 
  private:
@@ -71,7 +77,9 @@ class Runner {
   bool go() {
     prefetch();
     while (next_.valid()) {
+      const double asked = epoch_seconds();
       const LoadedBatch batch = next_.get();
+      time_use().add(TimeUse::Input, epoch_seconds() - asked);
       const bool stop = context_.stop_requested();
       if (stop) queue_.close();
       else prefetch();
@@ -155,6 +163,8 @@ class Runner {
     write_part(input_.parts / name, part_, input_.dataset, input_.fingerprint);
     part_ = {};
     first_of_part_ = -1;
+    share_.end = epoch_seconds();
+    time_use().add(TimeUse::Commit, share_.end - committed_);
   }
 
   const RunContext& context_;
@@ -167,6 +177,7 @@ class Runner {
   std::int64_t first_of_part_ = -1;
   RankShare share_;
   double committed_ = 0, progress_ = 0;
+  const TimeUseClock::Seconds before_ = time_use().seconds();
 };
 
 }  // namespace
@@ -210,8 +221,8 @@ LoadedImage load_image(const lvis::ImageRecord& record, const Path& folder, cons
   return {view.permute({2, 0, 1}).contiguous(), ""};
 }
 
-RankShare run_detector(const RunContext& context, const models::CenterNet2& detector, at::Device device,
-                       const RunnerInput& input) {
+RunnerShare run_detector(const RunContext& context, const models::CenterNet2& detector, at::Device device,
+                         const RunnerInput& input) {
   return Runner(context, detector, device, input).run();
 }
 

@@ -12,6 +12,7 @@
 #include "models/detector/centernet2.hpp"
 #include "stages/augment/types.hpp"
 #include "stages/common/context.hpp"
+#include "stages/common/rank_phases.hpp"
 #include "stages/evaluate/detections.hpp"
 #include "stages/evaluate/parts.hpp"
 
@@ -40,9 +41,15 @@ struct RunnerInput {
   std::string name;  // of the stage, for messages
 };
 
+/// A rank's share, and where its time went.
+struct RunnerShare {
+  RankShare share;
+  RankPhases phases;
+};
+
 /// Collective. Claims batches and commits their detections in parts. Returns this rank's share when all are committed.
 /// On a stop or an error of some rank, all ranks commit what they have and throw: Error(Stopped), or that error.
-RankShare run_detector(const RunContext& context, const models::CenterNet2& detector, at::Device device,
-                       const RunnerInput& input);
+RunnerShare run_detector(const RunContext& context, const models::CenterNet2& detector, at::Device device,
+                         const RunnerInput& input);
 
 }  // namespace divergen::stages

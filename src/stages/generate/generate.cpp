@@ -9,6 +9,7 @@
 
 #include "base/hash.hpp"
 #include "base/log.hpp"
+#include "base/time_use.hpp"
 #include "nn/device.hpp"
 #include "stages/common/sharded.hpp"
 
@@ -72,6 +73,7 @@ class CurrentModel {
 
   models::TextToImage& of(std::int32_t generator) {
     if (generator != loaded_) {
+      const TimeUseTimer timer(TimeUse::Load);
       model_.reset();  // before the next one is loaded: two may not fit
       loaded_ = -1;
       const auto& settings = generator_settings(config_, plan_, generator);

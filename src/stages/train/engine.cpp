@@ -4,16 +4,19 @@
 #include <c10/util/Exception.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <exception>
 #include <optional>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/fault.hpp"
 #include "base/log.hpp"
 #include "base/rank_record.hpp"
 #include "base/text.hpp"
+#include "base/time_use.hpp"
 #include "base/walltime.hpp"
 #include "nn/adamw.hpp"
 #include "nn/amp.hpp"
@@ -70,6 +73,16 @@ void add_mean(at::Tensor& mean, const at::Tensor& term, std::int64_t parts) {
 struct WarningsToLog : c10::WarningHandler {
   void process(const c10::Warning& warning) override { log::debug("LibTorch: ", warning.msg()); }
 };
+
+void add_phases(TrainingResult& result, double begun, const TimeUseClock::Seconds& before) {
+  const auto since = [&](TimeUse use) { return time_use().seconds(use) - before[static_cast<std::size_t>(use)]; };
+  result.begun = begun;
+  result.ended = epoch_seconds();
+  result.commit_seconds = since(TimeUse::Commit);
+  result.comm_seconds = since(TimeUse::Comm) + since(TimeUse::Agree);
+  if (const double moving = since(TimeUse::Moving); moving > 0)
+    result.comm_overlap = std::clamp(1 - since(TimeUse::Comm) / moving, 0.0, 1.0);
+}
 
 }  // namespace
 
@@ -247,6 +260,7 @@ void TrainingEngine::State::compare_replicas() {
 /// Collective: replicas are compared on all ranks, rank 0 writes.
 void TrainingEngine::State::save() {
   if (saved_iteration == iteration) return;
+  const TimeUseTimer timer(TimeUse::Commit);
   compare_replicas();
   rank_record().set_phase(Phase::Saving);
   const PatienceScope patience(settings().init_timeout);
@@ -344,7 +358,10 @@ Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& ter
   message[3] = waited - waited_seen;
   waited_seen = waited;
   std::copy_n(number, shared, message.begin() + kFlags);
-  world.sum(std::span<double>(message));
+  {
+    const TimeUseTimer timer(TimeUse::Agree);
+    world.sum(std::span<double>(message));
+  }
 
   Agreed out{message[0] > 0, message[1] > 0, message[2] > 0, message[3], {}};
   k = kFlags;
@@ -355,6 +372,7 @@ Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& ter
 
 /// Collective: everything that was to be written is, or all ranks throw what rank 0 met.
 void TrainingEngine::State::settle() {
+  const TimeUseTimer timer(TimeUse::Commit);
   const PatienceScope patience(settings().init_timeout);
   world.together([&] {
     if (log_problem) std::rethrow_exception(std::exchange(log_problem, nullptr));
@@ -506,6 +524,7 @@ TrainingResult TrainingEngine::State::result_of(Clock::time_point start, double 
   out.images_per_second = static_cast<double>(steps * settings().batch) / std::max(elapsed, 1e-9);
   out.data_wait = shares[0] / std::max(shares[1], 1e-9);
   out.loss_total = last_loss;
+  out.waited_seconds = waited;
   out.rollbacks = rollbacks;
   return out;
 }
@@ -529,6 +548,8 @@ TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) 
   s.begin();
   const auto start = Clock::now();
   const double waited_before = s.task.waited_seconds();
+  const double begun = epoch_seconds();
+  const TimeUseClock::Seconds before = time_use().seconds();
   while (s.iteration < s.settings().iterations) {
     const Agreed agreed = s.step();
     if (agreed.bad_number) s.roll_back();
@@ -538,7 +559,9 @@ TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) 
   }
   rank_record().set_phase(Phase::Ending);
   s.settle();
-  return s.result_of(start, waited_before);
+  TrainingResult result = s.result_of(start, waited_before);
+  add_phases(result, begun, before);
+  return result;
 }
 
 std::vector<std::pair<std::string, at::Tensor>> TrainingEngine::result() const {

@@ -67,7 +67,12 @@ struct TrainingResult {
   double busy_seconds = 0;       // of this start and rank, without waiting for samples
   double images_per_second = 0;  // of this start, all ranks together
   double data_wait = 0;          // share of this start's time, mean over ranks
-  double loss_total = 0;         // of the last line of the log that this start wrote
+  double begun = 0, ended = 0;   // of this start's steps, seconds since the epoch
+  // Of this start and rank: for samples, for checkpoints, for other ranks' gradients and numbers (over MPI; on GPUs the
+  // numbers alone).
+  double waited_seconds = 0, commit_seconds = 0, comm_seconds = 0;
+  double comm_overlap = 0;  // share of the gradients' way that backward did not wait for; 0 where it is not known
+  double loss_total = 0;    // of the last line of the log that this start wrote
   std::int64_t rollbacks = 0;
 };
 

@@ -8,11 +8,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/allocator.hpp"
-#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "base/rank_record.hpp"
+#include "base/time_use.hpp"
 #include "nn/device.hpp"
 #include "nn/tensor_io.hpp"
+#include "stages/common/rank_phases.hpp"
 #include "stages/common/shared_dataset.hpp"
 #include "stages/train/detector_task.hpp"
 #include "stages/train/engine.hpp"
@@ -73,15 +74,20 @@ void write_models(const Path& folder, const TrainingEngine& engine, const Traini
 
 /// Collective; written by rank 0.
 void write_training_record(const RunContext& context, const config::TrainSettings& training,
-                           const std::string& fingerprint, const TrainingResult& result, double start,
-                           const SampleMaker& maker) {
+                           const std::string& fingerprint, const TrainingResult& result, const SampleMaker& maker) {
   comm::World& world = context.world;
+  RankPhases phases{time_use().ready(), result.begun, result.ended};
+  phases.steady = std::max(0.0, result.busy_seconds - result.commit_seconds - result.comm_seconds);
+  phases.commit = result.commit_seconds;
+  phases.wait = result.waited_seconds;
+  phases.comm = result.comm_seconds;
   const json mine{{"rank", world.rank()},
                   {"host", world.host()},
                   {"items", result.steps * training.batch / world.size()},
                   {"busy", result.busy_seconds},
-                  {"start", start},
-                  {"end", epoch_seconds()},
+                  {"start", result.begun},
+                  {"end", result.ended},
+                  {"phases", to_text(phases)},
                   {"bad_images", maker.unreadable_images()},
                   {"bad_instances", maker.unreadable_instances()}};
   const auto shares = world.gather_texts(mine.dump());
@@ -92,12 +98,14 @@ void write_training_record(const RunContext& context, const config::TrainSetting
     record.fingerprint = fingerprint;
     record.seconds = result.seconds;
     record.items = training.iterations * training.batch;
+    std::vector<RankPhases> all_phases;
     std::set<std::size_t> images, instances;  // several ranks may have met the same one
     for (const std::string& text : shares) {
       const json share = json::parse(text);
       record.ranks.push_back({share.at("rank").get<int>(), share.at("host").get<std::string>(),
                               share.at("items").get<std::int64_t>(), share.at("busy").get<double>(),
                               share.at("start").get<double>(), share.at("end").get<double>()});
+      all_phases.push_back(rank_phases_of(share.at("phases").get<std::string>()));
       images.merge(share.at("bad_images").get<std::set<std::size_t>>());
       instances.merge(share.at("bad_instances").get<std::set<std::size_t>>());
     }
@@ -106,7 +114,9 @@ void write_training_record(const RunContext& context, const config::TrainSetting
     record.figures = {{"iterations", static_cast<double>(result.iterations)},
                       {"images_per_second", result.images_per_second},
                       {"data_wait", result.data_wait},
+                      {"comm_overlap", result.comm_overlap},
                       {"rollbacks", static_cast<double>(result.rollbacks)}};
+    add_phases(record.figures, all_phases);
     if (std::isfinite(result.loss_total)) record.figures["loss"] = result.loss_total;
     write_record(context.dir, record);
   });
@@ -120,7 +130,6 @@ Path trained_model(const RunDirectory& dir, const std::string& name, bool averag
 
 void run_train(const RunContext& context, const config::TrainSettings& training) {
   comm::World& world = context.world;
-  const double start = epoch_seconds();
   const PatienceScope patience(training.init_timeout);
   keep_freed_memory();
   at::set_num_threads(static_cast<int>(context.config.run.threads_per_rank));
@@ -163,7 +172,7 @@ void run_train(const RunContext& context, const config::TrainSettings& training)
   world.together([&] {
     if (world.is_root()) write_models(folder, engine, options, data.classes);
   });
-  write_training_record(context, training, fingerprint, result, start, *data.maker);
+  write_training_record(context, training, fingerprint, result, *data.maker);
 }
 
 }  // namespace divergen::stages
