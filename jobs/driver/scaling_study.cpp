@@ -152,6 +152,8 @@ config::RunConfig point_config(const ScalingPlan& plan, std::int64_t ranks) {
   if (plan.stage == "train") shape_training(plan, ranks, config);
   if (plan.stage == "generate" || plan.stage == "annotate") {
     set(config.table, "data", "categories", made(inputs / "categories.json"));
+    for (auto& [name, generator] : std::get<config::Table>(config.table.at("generators").data))
+      std::get<config::Table>(generator.data).erase("quota");  // its own would go over the study's
     set(config.table, "plan", "quota", {config::Table{{"file", made(inputs / "quota.json")}}, "scaling study"});
   }
   if (plan.stage == "evaluate") {
