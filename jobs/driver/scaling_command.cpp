@@ -158,6 +158,7 @@ double seconds_of_item(const ScalingPlan& plan, std::string& basis) {
     }
   if (!makes_pictures(plan.stage)) return -1;
   const config::RunConfig& config = plan.config;
+  if (!std::filesystem::exists(config.data.categories)) return -1;  // the data set is not there yet
   double hours = 0, items = 0;
   for (const auto& stage : stages::estimate_plan(config, stages::make_plan(stages::plan_input(config))).stages)
     if (stage.stage == plan.stage || stage.stage.starts_with(plan.stage + ".")) {
