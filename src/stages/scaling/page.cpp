@@ -86,7 +86,8 @@ std::string simulated_words(const ScalingResults& r) {
 
 std::string curves_section(const ScalingResults& r) {
   if (r.base_ranks == 0) return "";
-  const std::string speed = cat(swatch("fill-kept", "measured, median"), swatch("fill-without", "ideal"));
+  const std::string speed = cat(swatch("fill-kept", "measured, median"), swatch("fill-without", "ideal"),
+                                r.simulated_basis.empty() ? "" : swatch("dot-hollow", "simulated"));
   const std::string efficiency =
       cat(swatch("fill-kept", "whole run, launch to end"), swatch("fill-frequent", "its work alone"));
   return cat(
