@@ -38,10 +38,10 @@ class Scaling(unittest.TestCase):
     def test_generate_killed_and_continued(self):
         """Runs that are done before a kill -9 stay as they are; the rest is made; all make the same pictures."""
         out = system.fresh("scaling") / "study"
-        options = ["--stage", "generate", "--ranks", "1,2", "--repeat", "2", "--items", "16", "--set",
-                   "plan.shard_items=2", "--set", "generators.sd.steps=1"]
+        options = ["--stage", "generate", "--ranks", "1,2", "--repeat", "2", "--items", "8", "--set",
+                   "plan.shard_items=2", "--set", "generators.sd.steps=1", "--set", "generators.deepfloyd.steps=1"]
         first = study(out, *options)
-        self.assertTrue(first.wait_until(lambda: (out / "points/p000001/r1/run.json").exists()), first.stderr)
+        self.assertTrue(first.wait_until(lambda: (out / "points/p000001/r1/run.json").exists(), 400), first.stderr)
         first.kill()
         done = {file: file.read_bytes() for file in out.glob("points/*/*/run.json")}
         self.assertGreaterEqual(len(done), 2)
@@ -52,7 +52,7 @@ class Scaling(unittest.TestCase):
             self.assertEqual(file.read_bytes(), text, "a run that was done is made again")
         made, rows, page = results(out)
         self.check(made, rows, [1, 2], 2)
-        self.assertEqual({run["items"] for run in made["runs"]}, {16})
+        self.assertEqual({run["items"] for run in made["runs"]}, {8})
         self.assertEqual(len({run["results"] for run in made["runs"]}), 1, "the pictures depend on the ranks")
         self.assertIn("byte for byte", page)
         self.assertFalse(list(out.glob("points/*/*/run/generate")), "products are left behind")
