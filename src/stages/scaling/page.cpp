@@ -103,12 +103,30 @@ std::string curves_section(const ScalingResults& r) {
                    : "")));
 }
 
+/// A second, quieter line of a cell.
+std::string below(const std::string& text) { return cat("<br><span class=\"dim\">", text, "</span>"); }
+
+/// Whether the finish of the last items was recorded: by stages that claim them one after another.
+bool has_tails(const ScalingResults& r) {
+  return std::any_of(r.points.begin(), r.points.end(), [](const auto& p) { return p.tail_seconds > 0; });
+}
+
+std::string time_cell(const ScalingPoint& p) {
+  if (p.is_simulated || p.runs < 2) return human_seconds(p.seconds.median);
+  return cat(human_seconds(p.seconds.median),
+             below(cat(human_seconds(p.seconds.low), " – ", human_seconds(p.seconds.high))));
+}
+
 std::string table_section(const ScalingResults& r) {
   TableHtml table;
   const bool is_predicted =
       std::any_of(r.points.begin(), r.points.end(), [](const auto& p) { return p.predicted_seconds > 0; });
-  table.head = {"Ranks",     "nodes",    "items",      "runs",       "time: median", "min – max",
-                "items / s", "speed-up", "efficiency", "work alone", "last 5 %",     "warm-up"};
+  const bool has_tail = has_tails(r);
+  const std::string unit = html_escape(r.study.unit);
+  table.head = {"Ranks",           "nodes",    unit,         "runs",      "time: median" + below("min – max"),
+                cat(unit, " / s"), "speed-up", "efficiency", "work alone"};
+  if (has_tail) table.head.push_back("last 5 %");
+  table.head.push_back("warm-up");
   if (is_predicted) table.head.push_back("predicted");
   table.first_number = 0;
   for (const ScalingPoint& p : r.points) {
@@ -117,24 +135,23 @@ std::string table_section(const ScalingResults& r) {
       continue;
     }
     std::vector<std::string> row{
-        cat(with_thousands(p.ranks), p.is_simulated ? " <span class=\"dim\">simulated</span>" : ""),
+        cat(with_thousands(p.ranks), p.is_simulated ? below("simulated") : ""),
         with_thousands(p.nodes),
         with_thousands(p.items),
         p.is_simulated ? "–"
                        : cat(p.runs, p.failed > 0 ? cat(", <span class=\"less\">", p.failed, " failed</span>") : ""),
-        human_seconds(p.seconds.median),
-        p.is_simulated ? "–" : cat(human_seconds(p.seconds.low), " – ", human_seconds(p.seconds.high)),
+        time_cell(p),
         rate_text(p.rate.median),
         fixed(p.speed_up.median, 2),
         cat("<b>", percent(p.efficiency.median), "</b>"),
-        percent(p.work_efficiency),
-        p.tail_seconds > 0 ? human_seconds(p.tail_seconds) : "–",
-        p.warm_up_seconds > 0 ? human_seconds(p.warm_up_seconds) : "–"};
+        percent(p.work_efficiency)};
+    if (has_tail) row.push_back(p.tail_seconds > 0 ? human_seconds(p.tail_seconds) : "–");
+    row.push_back(p.warm_up_seconds > 0 ? human_seconds(p.warm_up_seconds) : "–");
     if (is_predicted)
       row.push_back(p.predicted_seconds > 0
-                        ? cat(human_seconds(p.predicted_seconds), " <span class=\"dim\">",
-                              p.predicted_seconds >= p.seconds.median ? "+" : "−",
-                              fixed(100 * std::abs(p.predicted_seconds / p.seconds.median - 1), 1), " %</span>")
+                        ? cat(human_seconds(p.predicted_seconds),
+                              below(cat(p.predicted_seconds >= p.seconds.median ? "+" : "−",
+                                        fixed(100 * std::abs(p.predicted_seconds / p.seconds.median - 1), 1), " %")))
                         : "–");
     table.rows.push_back(std::move(row));
   }
@@ -146,9 +163,11 @@ std::string shares_section(const ScalingResults& r) {
   if (bars.empty()) return "";
   return cat(
       figure(bars, cat("<div class=\"legend\">", scaling::share_legend(r), "</div>")),
-      note("Means over the ranks and repetitions, as shares of the time from launch to end (at the right: the median). "
-           "“Tail” is what a rank waits at the end for the others; the table’s “last 5 %” is the time in which the "
-           "last twentieth of the items was finished."));
+      note(cat(
+          "Means over the ranks and repetitions, as shares of the time from launch to end (at the right: the median). "
+          "“Tail” is what a rank waits at the end for the others",
+          has_tails(r) ? "; the table’s “last 5 %” is the time in which the last twentieth of the items was finished."
+                       : ". The time of the last twentieth of the items is recorded by generate and annotate alone.")));
 }
 
 /// A training's loss over the samples it has seen, one curve a number of ranks (the first repetition).
@@ -175,15 +194,17 @@ std::string losses_section(const ScalingResults& r) {
     curves.push_back(std::move(curve));
   }
   if (curves.empty()) return "";
+  const bool is_line = std::any_of(curves.begin(), curves.end(), [](const auto& c) { return c.x.size() > 1; });
   return cat(
-      figure(report::line_chart("Loss over samples seen", "samples seen", curves, 1024, 320), legend),
+      is_line ? figure(report::line_chart("Loss over samples seen", "samples seen", curves, 1024, 320), legend) : "",
       note(cat(
           "Every point has seen the same number of samples",
           r.study.is_weak()
               ? " a rank; the batch grows with the ranks, so that their curves are those of other optimisations and "
                 "only the speed is compared."
               : ", in batches of the same size: the curves have to lie over each other.",
-          " The last losses are from ", fixed(least, 4), " to ", fixed(most, 4), ".")));
+          is_line ? "" : " There was but one step to a run, which makes no curve.", " The last losses are from ",
+          fixed(least, 4), " to ", fixed(most, 4), ".")));
 }
 
 std::string runs_section(const ScalingResults& r) {
