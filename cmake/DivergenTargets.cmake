@@ -100,7 +100,7 @@ function(divergen_self_starting_test name)
   endif()
   add_executable(test_${name} ${ARG_SOURCES})
   target_link_libraries(test_${name} PRIVATE divergen_flags divergen_plan_stage divergen_generate divergen_annotate
-    divergen_filter divergen_pool divergen::dep::torch GTest::gtest)
+    divergen_filter divergen_pool divergen_fused divergen_retry divergen_report divergen::dep::torch GTest::gtest)
   target_precompile_headers(test_${name} REUSE_FROM divergen_pch)
   target_compile_options(test_${name} PRIVATE -Wno-unused-parameter)
   target_compile_definitions(test_${name} PRIVATE DIVERGEN_SOURCE_DIR="${CMAKE_SOURCE_DIR}"

@@ -21,10 +21,12 @@
 #include "stages/common/watch.hpp"
 #include "stages/evaluate/evaluate.hpp"
 #include "stages/filter/filter.hpp"
+#include "stages/fused/fused.hpp"
 #include "stages/generate/generate.hpp"
 #include "stages/plan/plan_stage.hpp"
 #include "stages/pool/pool.hpp"
 #include "stages/reproduce/reproduce.hpp"
+#include "stages/retry/retry.hpp"
 #include "stages/train/train.hpp"
 
 namespace {
@@ -78,11 +80,13 @@ void call_stage(const Options& o, const stages::RunContext& context) {
   if (o.stage == "annotate") return stages::run_annotate(context);
   if (o.stage == "filter") return stages::run_filter(context);
   if (o.stage == "pool") return stages::run_pool(context);
+  if (o.stage == "fused") return stages::run_fused(context);
+  if (o.stage == "retry") return stages::run_retry(context);
   if (o.stage == "reproduce") return stages::run_reproduce(context, o.reproduce);
   if (o.stage == "train") return stages::run_train(context, training_of(context.config, o.training));
   if (o.stage == "evaluate") return stages::run_evaluate(context, training_of(context.config, o.training));
   fail(ErrorKind::Usage, {"there is no such stage", o.stage, "",
-                          "use plan, generate, annotate, filter, pool, reproduce, train or evaluate"});
+                          "use plan, generate, annotate, filter, pool, fused, retry, reproduce, train or evaluate"});
 }
 
 void run_stage(const Options& o, comm::World& world, LeaveGuard& guard) {
@@ -132,7 +136,8 @@ int main(int argc, char** argv) {
   time_use().set_ready(epoch_seconds());
   CLI::App app{"One stage of a run, on all ranks.\n\nExample: mpirun -n 2 divergen-worker generate configs/mini.toml"};
   Options o;
-  app.add_option("stage", o.stage, "plan, generate, annotate, filter, pool, reproduce, train, evaluate")->required();
+  app.add_option("stage", o.stage, "plan, generate, annotate, filter, pool, fused, retry, reproduce, train, evaluate")
+      ->required();
   app.add_option("config", o.config, "configuration file (TOML)")->required();
   app.add_option("--set", o.overrides, "section.key=value, over the file")->take_all();
   app.add_option("--item", o.reproduce.items, "of reproduce: an instance's id");

@@ -291,7 +291,7 @@ divergen_main_library() {
   local stage group
   divergen_prepare
   divergen_find_run
-  for stage in plan generate annotate filter pool; do
+  for stage in ${DIVERGEN_LIBRARY_STAGES:-plan generate annotate filter pool}; do
     divergen_heed_chain "$stage"
     group=0
     case $stage in plan | pool) group=1 ;; esac

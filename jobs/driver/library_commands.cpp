@@ -70,7 +70,9 @@ int verify(const Options& o) {
 int repair(const Options& o) {
   const RunLock lock(o.path);
   const auto removed = store::repair_run(o.path, store::verify_run(o.path));
-  for (const Path& file : removed) log::info("removed ", file.string());
+  for (const store::Repaired& one : removed)
+    log::info("removed ", one.file.string(),
+              one.rows == 0 ? "" : cat(": ", one.kept, " of its ", one.rows, " rows are kept"));
   log::info(removed.empty() ? "nothing is bad" : "run the same configuration again to make them anew");
   return 0;
 }
@@ -120,7 +122,8 @@ void add_library_commands(CLI::App& app, Action& action) {
   again->add_option("--ranks", o->ranks, "MPI ranks")->check(CLI::PositiveNumber);
   again->add_option("--set", o->overrides, "section.key=value, over the run's configuration")->take_all();
   again->callback([o, &action] { action = [o] { return reproduce(*o); }; });
-  auto* mend = app.add_subcommand("repair", "removes what is bad, so that the stages make exactly that again");
+  auto* mend = app.add_subcommand(
+      "repair", "removes what is bad, keeping the rows that verify, so that the stages make exactly the others again");
   mend->add_option("path", o->path, "run directory")->required();
   mend->callback([o, &action] { action = [o] { return repair(*o); }; });
 }

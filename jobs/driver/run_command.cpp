@@ -28,7 +28,8 @@ namespace {
 struct Options {
   std::string config, training;
   std::vector<std::string> overrides;
-  std::int64_t ranks = 0;
+  std::int64_t ranks = 0, retry_rejected = 0;
+  bool fused = false;
   bool print_config = false, dry_run = false, json = false;
 };
 
@@ -131,7 +132,9 @@ void call_hook(const config::RunConfig& config, const std::string& label, int co
     log::warn("the hook (run.hook) ended with status ", result);
 }
 
-int run_stages(const Options& o, const std::string& stage) {
+int run_stages(Options o, const std::string& stage) {
+  if (stage == "fused" || o.fused) o.overrides.push_back("run.fused=true");
+  if (o.retry_rejected > 0) o.overrides.push_back(cat("plan.retry_rejected=", o.retry_rejected));
   const config::RunConfig config = config::read_run_config(o.config, o.overrides);
   if (o.print_config) {
     std::cout << config::to_toml(config.table, true);
@@ -167,8 +170,10 @@ void add_run_commands(CLI::App& app, Action& action) {
       {"plan", "freeze the list of items: (generator, category, prompt, sample, seed)"},
       {"generate", "make the pictures of the plan"},
       {"annotate", "cut the objects out of the pictures"},
+      {"fused", "generate, annotate, filter and pool in one, without pictures on the disk (run.fused)"},
       {"filter", "score the pictures with CLIP and decide which stay"},
       {"pool", "write the kept cut-outs into the instance library"},
+      {"retry", "further samples of items that failed or were rejected (plan.retry_rejected)"},
       {"train", "train the detector (all trainings, or one: --training NAME)"},
       {"evaluate", "detect on the validation images and compute AP"},
       {"report", "metrics.json and report.html of what is there"},
@@ -181,6 +186,14 @@ void add_run_commands(CLI::App& app, Action& action) {
     command->add_option("--ranks", o->ranks, "MPI ranks (default: run.ranks, else one a core)")
         ->check(CLI::PositiveNumber);
     command->add_option("--training", o->training, "only this one of [[trainings]]");
+    if (std::string(entry.name) == "run" || std::string(entry.name) == "retry")
+      command
+          ->add_option("--retry-rejected", o->retry_rejected,
+                       "further samples of each item that failed or was rejected (plan.retry_rejected)")
+          ->check(CLI::PositiveNumber);
+    if (std::string(entry.name) == "run")
+      command->add_flag("--fused", o->fused,
+                        "make the library in one stage, without pictures and masks on the disk (run.fused)");
     command->add_flag("--print-config", o->print_config, "print the effective configuration with each value's origin");
     command->add_flag("--dry-run", o->dry_run,
                       "print what would be launched, and what it takes: items, files, bytes, memory, disk, hours");

@@ -19,6 +19,9 @@ namespace {
 constexpr double kWarningSeconds = 300, kWarningShare = 0.25;
 constexpr std::string_view kDirective = "#SBATCH ";
 
+/// What slurm/lib.sh does unless it is told otherwise.
+constexpr const char* kStagedLibrary = "plan generate annotate filter pool";
+
 bool is_light(const std::string& stage) { return stage == "plan" || stage == "pool" || stage == "report"; }
 
 std::string upper(std::string text) {
@@ -139,6 +142,11 @@ std::string preamble(const SlurmJob& job, const ScriptRequest& request) {
   set("DIVERGEN_SUBMISSION", request.submission);
   set("DIVERGEN_REQUEUE", request.requeue ? "yes" : "no");
   if (!request.hook.empty()) set("DIVERGEN_HOOK", request.hook);
+  if (job.stage == "library") {
+    std::string stages;
+    for (const std::string& stage : request.library_stages) stages += (stages.empty() ? "" : " ") + stage;
+    if (stages != kStagedLibrary) set("DIVERGEN_LIBRARY_STAGES", stages);
+  }
   if (job.is_array) {
     out += "divergen_trainings=(";
     for (std::size_t i = 0; i < job.trainings.size(); ++i) out += (i > 0 ? " " : "") + shell_quoted(job.trainings[i]);
@@ -165,7 +173,7 @@ std::vector<SlurmJob> slurm_jobs(const config::RunConfig& config, bool as_array,
     if (heterogeneous) {
       jobs.push_back({"library", "library", {}, {}});
     } else {
-      for (const std::string& stage : kLibraryStages)
+      for (const std::string& stage : library_stages(config))
         jobs.push_back({stage, stage, {}, library.empty() ? std::vector<std::string>{} : std::vector{library}}),
             library = stage;
     }

@@ -69,6 +69,7 @@ struct ScriptRequest {
   std::vector<std::string> sbatch;   // "--time=1:00:00" for all jobs, "train:--nodes=4" for some
   Path run, config, programs, work;  // absolute
   std::string submission, hook, mail;
+  std::vector<std::string> library_stages;  // of a heterogeneous job, in their order
   bool requeue = true;
 };
 

@@ -47,9 +47,12 @@ std::string newest_checkpoint(const Path& training) {
 std::vector<std::string> expected_stages(const stages::RunDirectory& dir) {
   std::vector<std::string> out;
   try {
-    for (const Step& step : steps_of(config::read_run_config(dir.config()), "run", "")) out.push_back(step.label());
+    for (const Step& step : steps_of(config::read_run_config(dir.config()), "run", "")) {
+      out.push_back(step.label());
+      if (step.stage == "fused") out.insert(out.end(), {"filter", "pool"});  // its last passes have their own records
+    }
   } catch (const Error&) {
-    out = kLibraryStages;  // written by another version: what is there still shows
+    out = {"plan", "generate", "annotate", "filter", "pool"};  // of another version: what is there still shows
   }
   for (const std::string& name : stages::recorded_stages(dir))
     if (std::find(out.begin(), out.end(), name) == out.end()) out.push_back(name);
@@ -63,6 +66,9 @@ json progress_json(const stages::StageProgress& p, double now) {
           {"total", p.view.total},
           {"rejected", p.view.rejected},
           {"rate", p.view.rate},
+          {"slowest_rank", p.view.slowest_rank},
+          {"slowest_rate", p.view.slowest_rate},
+          {"median_rate", p.view.median_rate},
           {"seconds_left", left},
           {"ranks", p.ranks},
           {"host", p.host},
@@ -73,6 +79,20 @@ json progress_json(const stages::StageProgress& p, double now) {
           {"finished", p.view.finished}};
 }
 
+/// What each rank of the stage's last start did, for those who look for slow or broken nodes.
+json ranks_json(const stages::StageRecord& record) {
+  json out = json::array();
+  const auto straggler = stages::straggler_of(record);
+  for (const stages::RankShare& share : record.ranks) {
+    json one{{"rank", share.rank},   {"host", share.host},         {"device", share.device},
+             {"items", share.items}, {"busy", share.busy_seconds}, {"wait", share.wait_seconds}};
+    if (!share.quarantined.empty()) one["quarantined"] = share.quarantined;
+    if (straggler && straggler->share == &share) one["times_the_median"] = straggler->times;
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
 /// Everything, as one object.
 json look(const stages::RunDirectory& dir, const std::optional<Submission>& submission,
           const std::optional<std::multimap<std::string, QueuedJob>>& queue) {
@@ -81,7 +101,10 @@ json look(const stages::RunDirectory& dir, const std::optional<Submission>& subm
   const double now = epoch_seconds();
   const auto progress = stages::read_progress(dir);
   for (const auto& record : stages::read_records(dir))
-    out["stages"][record.stage] = {{"seconds", record.seconds}, {"items", record.items}, {"rejected", record.rejected}};
+    out["stages"][record.stage] = {{"seconds", record.seconds},
+                                   {"items", record.items},
+                                   {"rejected", record.rejected},
+                                   {"ranks", ranks_json(record)}};
   for (const std::string& label : expected_stages(dir)) {
     if (out["stages"].contains(label)) continue;
     json open{{"stage", label}, {"committed", stages::committed_units(dir, label)}};
@@ -93,7 +116,7 @@ json look(const stages::RunDirectory& dir, const std::optional<Submission>& subm
         open["checkpoint"] = newest;
     out["open"].push_back(open);
   }
-  for (const char* stage : {"generate", "annotate", "filter", "pool"}) {
+  for (const char* stage : {"generate", "annotate", "fused", "filter", "pool"}) {
     const auto units = stages::committed_units(dir, stage);
     out["shards"][stage] = units - (out["stages"].contains(stage) ? 1 : 0);
   }
@@ -137,6 +160,10 @@ std::string open_text(const json& open) {
       line += p["walltime_left"].get<double>() > p["seconds_left"].get<double>() ? ", fits into the job"
                                                                                  : ", needs another job";
     line += cat(", ", p["ranks"].get<int>(), " ranks");
+    const double slowest = p["slowest_rate"], median = p["median_rate"];
+    if (at_work && slowest > 0 && median > 1.1 * slowest)
+      line += cat(", slowest rank ", p["slowest_rank"].get<int>(), ": ", fixed(median / slowest, 1),
+                  " times slower than the median");
     if (p["restarts"] > 0) line += cat(", restart ", p["restarts"].get<std::int64_t>());
     if (!at_work) line += cat(", silent for ", human_seconds(p["age"]));
   } else if (open["committed"] > 0) {
@@ -147,6 +174,27 @@ std::string open_text(const json& open) {
   if (open.contains("stopped_by"))
     line += cat(line.empty() ? "" : ", ", "stopped because of ", open["stopped_by"].get<std::string>());
   return line;
+}
+
+/// A line for each rank of a stage that many shared; of more than kMostLines those alone that stand out.
+std::string ranks_text(const json& ranks) {
+  constexpr std::size_t kMostLines = 8;
+  if (ranks.size() < 2 || ranks[0]["wait"] == 0) return "";  // not shared, or by an earlier version
+  std::string out;
+  for (const json& r : ranks) {
+    const bool stands_out = r.contains("quarantined") || r.contains("times_the_median");
+    if (ranks.size() > kMostLines && !stands_out) continue;
+    const double busy = r["busy"], wait = r["wait"];
+    const std::string device = r["device"];
+    out += cat("  rank ", r["rank"].get<int>(), " on ", r["host"].get<std::string>(),
+               device.empty() ? "" : cat(" (", device, ")"), ": ", with_thousands(r["items"]), " items, busy ",
+               fixed(busy + wait > 0 ? 100 * busy / (busy + wait) : 0, 0), " %, waited ", human_seconds(wait));
+    if (r.contains("times_the_median") && r["times_the_median"] > 1.1)
+      out += cat(", ", fixed(r["times_the_median"], 2), " times the median's time for an item");
+    if (r.contains("quarantined")) out += cat(", QUARANTINED: ", r["quarantined"].get<std::string>());
+    out += '\n';
+  }
+  return out;
 }
 
 void print(const json& facts, std::ostream& out) {
@@ -169,7 +217,8 @@ void print(const json& facts, std::ostream& out) {
   };
   for (const auto& [name, s] : facts["stages"].items())
     out << column(name, kName) << column("done", kState) << with_thousands(s["items"]) << " items in "
-        << human_seconds(s["seconds"]) << '\n';
+        << human_seconds(s["seconds"]) << '\n'
+        << ranks_text(s["ranks"]);
   for (const json& open : facts["open"]) {
     const std::string name = open["stage"];
     const std::string text = open_text(open);

@@ -7,7 +7,14 @@
 
 namespace divergen::driver {
 
-const std::vector<std::string> kLibraryStages{"plan", "generate", "annotate", "filter", "pool"};
+const std::vector<std::string> kLibraryStages{"plan", "generate", "annotate", "fused", "filter", "pool", "retry"};
+
+std::vector<std::string> library_stages(const config::RunConfig& config) {
+  std::vector<std::string> stages{"plan", "generate", "annotate", "filter", "pool"};
+  if (config.run.fused) stages = {"plan", "fused"};
+  if (config.plan.retry_rejected > 0) stages.push_back("retry");
+  return stages;
+}
 
 bool needs_library(const config::RunConfig& config) {
   for (const auto& training : config.trainings)
@@ -18,8 +25,10 @@ bool needs_library(const config::RunConfig& config) {
 std::vector<Step> steps_of(const config::RunConfig& config, const std::string& stage, const std::string& training) {
   std::vector<Step> steps;
   const bool all = stage == "run";
-  for (const std::string& name : kLibraryStages)
-    if (name == stage || (all && needs_library(config))) steps.push_back({name, ""});
+  if (all && needs_library(config))
+    for (const std::string& name : library_stages(config)) steps.push_back({name, ""});
+  if (std::find(kLibraryStages.begin(), kLibraryStages.end(), stage) != kLibraryStages.end())
+    steps.push_back({stage, ""});
   if (all || stage == "train" || stage == "evaluate") {
     for (const auto& t : config.trainings) {
       if (!training.empty() && t.name != training) continue;
@@ -42,7 +51,10 @@ void check_inputs(const config::RunConfig& config, const std::vector<Step>& step
                          "correct the path, or put the file there"});
   };
   const auto has = [&](const std::string& stage) {
-    return std::any_of(steps.begin(), steps.end(), [&](const Step& step) { return step.stage == stage; });
+    const bool is_passed = stage == "generate" || stage == "annotate" || stage == "filter";  // by these on their way:
+    return std::any_of(steps.begin(), steps.end(), [&](const Step& step) {
+      return step.stage == stage || (is_passed && (step.stage == "fused" || step.stage == "retry"));
+    });
   };
   if (has("plan") || has("train")) need(config.data.categories, "data.categories");
   if (has("plan"))

@@ -14,8 +14,11 @@ struct Step {
   std::string label() const { return training.empty() ? stage : stage + "." + training; }
 };
 
-/// The stages that make the library, in their order.
+/// Every stage that has to do with the library and can be launched by its name.
 extern const std::vector<std::string> kLibraryStages;
+/// Those that make a configuration's library, in their order: one by one or fused (run.fused), and retries where they
+/// are asked for (plan.retry_rejected).
+std::vector<std::string> library_stages(const config::RunConfig& config);
 /// Whether some training pastes instances (or there is no training: then the library is what is wanted).
 bool needs_library(const config::RunConfig& config);
 

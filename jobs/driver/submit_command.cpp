@@ -23,7 +23,8 @@ namespace {
 struct Options {
   std::string config, site, array;
   std::vector<std::string> overrides, sbatch;
-  std::int64_t chain = 0;
+  std::int64_t chain = 0, retry_rejected = 0;
+  bool fused = false;
   bool dry_run = false, heterogeneous = false;
 };
 
@@ -85,14 +86,15 @@ std::vector<Planned> plan_jobs(const Options& o, const config::RunConfig& config
     out.push_back({std::move(job), std::move(script)});
     check_ranks(out.back(), config);
   }
-  static const std::vector<std::string> kStages{"plan",  "generate", "annotate", "filter", "pool",
-                                                "train", "evaluate", "report",   "library"};
+  static const std::vector<std::string> kStages{"plan",  "generate", "annotate", "fused",  "filter", "pool",
+                                                "retry", "train",    "evaluate", "report", "library"};
   for (const std::string& given : o.sbatch) {
     const std::string stage = given.substr(0, given.find(":--"));
     if (!given.starts_with("--") && std::find(kStages.begin(), kStages.end(), stage) == kStages.end())
       fail(ErrorKind::Usage,
            {"an option is for a job that there is not", given, cat("no stage is named '", stage, "'"),
-            "begin it with plan:, generate:, annotate:, filter:, pool:, train:, evaluate:, report: or library:"});
+            "begin it with plan:, generate:, annotate:, fused:, filter:, pool:, retry:, train:, evaluate:, report: or "
+            "library:"});
   }
   return out;
 }
@@ -180,7 +182,9 @@ int submit_all(const Options& o, const std::vector<Planned>& plan, const stages:
   return 0;
 }
 
-int submit(const Options& o) {
+int submit(Options o) {
+  if (o.fused) o.overrides.push_back("run.fused=true");
+  if (o.retry_rejected > 0) o.overrides.push_back(cat("plan.retry_rejected=", o.retry_rejected));
   const config::RunConfig config = config_of(o);
   ScriptRequest request;
   request.templates = slurm_folder();
@@ -194,6 +198,7 @@ int submit(const Options& o) {
   request.hook = config.run.hook;
   request.mail = config.run.mail;
   request.requeue = o.chain == 0;
+  request.library_stages = library_stages(config);
   const std::vector<Planned> plan = plan_jobs(o, config, request);
   if (o.dry_run) {
     print_plan(o, plan, request.run / "slurm");
@@ -252,6 +257,11 @@ void add_submit_commands(CLI::App& app, Action& action) {
                       "trainings as one array job: 'ablations' (those of the configuration) or 'seeds=1,2,3' (each of "
                       "them with each seed)");
   command->add_flag("--het", o->heterogeneous, "plan to pool in one heterogeneous job, with and without GPUs");
+  command->add_flag("--fused", o->fused, "make the library in one stage (run.fused)");
+  command
+      ->add_option("--retry-rejected", o->retry_rejected,
+                   "further samples of each item that failed or was rejected (plan.retry_rejected)")
+      ->check(CLI::PositiveNumber);
   command->add_flag("--dry-run", o->dry_run, "print the scripts and what would be submitted");
   command->callback([o, &action] { action = [o] { return submit(*o); }; });
 

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <thread>
 
 #include "base/error.hpp"
@@ -58,9 +59,10 @@ std::atomic<bool> is_armed{arm_from_environment()};
 std::optional<Action> due(const char* point, bool is_spoiling) {
   Armed& one = armed();
   const std::lock_guard lock(one.mutex);
-  if (!is_armed || one.point != point || (one.action == Action::Spoil) != is_spoiling || --one.left != 0)
+  if (!is_armed || one.point != point || (one.action == Action::Spoil) != is_spoiling || --one.left > 0)
     return std::nullopt;
-  is_armed = false;
+  if (one.action == Action::Break) one.left = 1;  // the next time, too
+  else is_armed = false;
   return one.action;
 }
 
@@ -81,6 +83,8 @@ void reach(const char* point) {
       break;
     case Action::Fail:
       fail_errno("a fault was asked for", point, EIO);
+    case Action::Break:
+      throw std::runtime_error(std::string("a fault was asked for: ") + point);
   }
 }
 }  // namespace detail
@@ -99,7 +103,7 @@ void arm(std::string_view text) {
   const std::vector<std::string> parts = split(text, ':');
   const auto refuse = [&](const std::string& why) {
     fail(ErrorKind::Usage,
-         {"DIVERGEN_FAULT cannot be read", std::string(text), why, "write point:kill|fail|pause|spoil[:hit]"});
+         {"DIVERGEN_FAULT cannot be read", std::string(text), why, "write point:kill|fail|pause|spoil|break[:hit]"});
   };
   if (parts.size() < 2 || parts.size() > 3 || parts[0].empty()) refuse("it has not two or three parts");
   Action action = Action::Kill;
@@ -109,6 +113,8 @@ void arm(std::string_view text) {
     action = Action::Pause;
   } else if (parts[1] == "spoil") {
     action = Action::Spoil;
+  } else if (parts[1] == "break") {
+    action = Action::Break;
   } else if (parts[1] != "kill") {
     refuse(cat("'", parts[1], "' is no action"));
   }

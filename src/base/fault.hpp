@@ -20,6 +20,7 @@ enum class Action {
   Fail,   // "fail": Error(Io) with EIO, once
   Pause,  // "pause": sleeps 10 s or up to disarm(), for signals from outside
   Spoil,  // "spoil": spoils() says so, once; reach() does nothing
+  Break,  // "break": std::runtime_error, this time and every time after it, as a defective device would
 };
 
 /// At the `hit`-th time (1: the first) that `point` is reached from now on. Replaces what was armed before.

@@ -64,7 +64,13 @@ std::string progress_line(const ProgressView& view) {
   if (view.finished) out += cat(" in ", human_seconds(view.seconds));
   out += cat(", ", rate_text(view.rate));
   if (view.rejected > 0) out += cat(", ", with_thousands(view.rejected), " rejected");
-  if (view.slowest_rank >= 0) out += cat(", slowest rank ", view.slowest_rank, " (", rate_text(view.slowest_rate), ")");
+  if (view.slowest_rank >= 0) {
+    out += cat(", slowest rank ", view.slowest_rank, " (", rate_text(view.slowest_rate));
+    // Shards come in lumps: a tenth of difference is none.
+    if (view.slowest_rate > 0 && view.median_rate > 1.1 * view.slowest_rate)
+      out += cat(", ", fixed(view.median_rate / view.slowest_rate, 1), " times slower than the median");
+    out += ")";
+  }
   if (view.finished) return out;
   const double left = view.rate > 0 ? static_cast<double>(view.total - view.done) / view.rate : 0;
   if (left > 0) out += cat(", ", human_seconds(left), " left");
@@ -183,6 +189,11 @@ ProgressView Progress::Reporter::view(Clock::time_point now, bool finished) {
   if (ranks.size() > 1 && out.seconds > 0) {
     out.slowest_rank = static_cast<int>(slowest);
     out.slowest_rate = static_cast<double>(ranks[slowest][0]) / out.seconds;
+    std::vector<std::int64_t> counts;
+    for (const Message& one : ranks) counts.push_back(one[0]);
+    const auto middle = counts.begin() + static_cast<std::ptrdiff_t>(counts.size() / 2);  // of two ranks, the faster
+    std::nth_element(counts.begin(), middle, counts.end());
+    out.median_rate = static_cast<double>(*middle) / out.seconds;
   }
   if (options.walltime_left > 0) out.walltime_left = std::max(1.0, options.walltime_left - out.seconds);
   return out;

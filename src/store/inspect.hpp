@@ -43,9 +43,14 @@ struct RunReport {
 /// holds no table.
 RunReport verify_run(const Path& folder, int threads = 0);
 
-/// Removes the files that verify_run() finds bad, and nothing else, so that the stages make exactly those shards again,
-/// with the same bytes; plan.h5 stays (the plan is made from the configuration: `divergen plan`). Returns what was
-/// removed.
-std::vector<Path> repair_run(const Path& folder, const RunReport& report);
+/// A file that was removed, and what is kept of it.
+struct Repaired {
+  Path file;
+  std::size_t kept = 0, rows = 0;  // rows that wait beside it to be used again, and all; 0: it is made again as a whole
+};
+/// Removes the files that verify_run() finds bad, and nothing else, so that the stages make exactly those again, with
+/// the same bytes; plan.h5 stays (the plan is made from the configuration: `divergen plan`). Of a shard of a run
+/// directory the rows that verify are put beside it (store/salvage.hpp): only the others are made again.
+std::vector<Repaired> repair_run(const Path& folder, const RunReport& report);
 
 }  // namespace divergen::store

@@ -26,6 +26,11 @@ inline constexpr int kLibraryVersion = 1;
 inline constexpr std::uint32_t kTouchesBorder = 1;  // the cut-out reaches the generated picture's border: maybe cut off
 inline constexpr std::uint32_t kPartsDropped = 2;   // the mask had other parts than the one that was kept
 
+/// A sample index tells the attempt, too: sample s at attempt a (0: as planned; n: the n-th further sample, of an item
+/// whose pictures before were rejected) is s + a * kSamplesPerAttempt.
+inline constexpr std::int32_t kSamplesPerAttempt = 1 << 20, kMostAttempts = 2047;
+constexpr std::int32_t attempt_of(std::int32_t sample) { return sample / kSamplesPerAttempt; }
+
 /// One instance with everything that is known of it.
 struct Instance {
   std::uint64_t item_id = 0, seed = 0;

@@ -12,6 +12,7 @@
 #include "base/text.hpp"
 #include "store/fletcher32.hpp"
 #include "store/h5_reader.hpp"
+#include "store/salvage.hpp"
 #include "store/table_file.hpp"
 
 namespace divergen::store {
@@ -25,13 +26,17 @@ class Remains {
     std::vector<std::string> names, documents;
     {
       h5::Reader reader(path);
-      auto attributes = reader.attributes();
-      head_ = h5::take_head(attributes, path);
+      attributes_ = reader.attributes();
+      head_ = h5::take_head(attributes_, path);
       names = reader.names("columns");
       documents = reader.names("documents");
       for (const std::string& name : names) read_column(reader, name);
       for (const std::string& name : documents)
-        attempt("documents/" + name, [&] { reader.dataset<std::uint8_t>("documents/" + name); });
+        attempt("documents/" + name, [&] {
+          const auto bytes = reader.dataset<std::uint8_t>("documents/" + name);
+          documents_[name].assign(bytes.begin(), bytes.end());
+        });
+      documents_are_whole_ = documents_.size() == documents.size();
       if (reader.has("heap")) {
         has_heap_ = true;
         attempt("heap", [&] { chunks_ = reader.chunks("heap"); });
@@ -43,13 +48,28 @@ class Remains {
   std::vector<TableProblem> problems(const std::string& why) const {
     std::vector<TableProblem> out;
     const std::string column = suspects();
-    const auto hashes = columns_.find(h5::kRowHash);
-    if (hashes != columns_.end() && rows_fit())
-      for (const std::size_t row : bad_rows(std::get<std::vector<std::uint64_t>>(hashes->second)))
+    if (has_row_hashes())
+      for (const std::size_t row : bad_rows(whole_table()))
         out.push_back(
             {row, column, cat(path_.string(), " row ", row), "its contents do not have the hash that was recorded"});
     if (out.empty()) out.push_back({std::nullopt, column, path_.string(), why});
     return out;
+  }
+
+  std::optional<KeptRows> keep() const {
+    if (!has_row_hashes() || !documents_are_whole_) return std::nullopt;
+    Table table = whole_table();
+    const std::vector<std::size_t> bad = bad_rows(table);
+    KeptRows kept;
+    for (std::size_t row = 0; row < table.rows(); ++row)
+      if (!std::binary_search(bad.begin(), bad.end(), row)) kept.places.push_back(row);
+    if (kept.places.empty()) return std::nullopt;
+    table.attributes = attributes_;
+    table.documents = documents_;
+    kept.rows = select_rows(table, kept.places);
+    kept.total = head_.rows;
+    kept.table_hash = head_.table_hash;
+    return kept;
   }
 
  private:
@@ -102,13 +122,23 @@ class Remains {
            std::holds_alternative<std::vector<std::uint64_t>>(columns_.at(h5::kRowHash));
   }
 
-  std::vector<std::size_t> bad_rows(const std::vector<std::uint64_t>& recorded) const {
+  bool has_row_hashes() const { return columns_.contains(h5::kRowHash) && rows_fit(); }
+
+  /// All rows as they stand; entries that lie outside of the heap are empty.
+  Table whole_table() const {
     Table table(head_.format, head_.version);
     for (const auto& [name, values] : columns_)
       if (name != h5::kRowHash && name != h5::kHeapOffset && name != h5::kHeapLength)
         std::visit([&](const auto& v) { table.add(name, v); }, values);
     std::vector<bool> is_outside(head_.rows, false);
     if (has_heap_) table.set_heap(entries(is_outside));
+    return table;
+  }
+
+  std::vector<std::size_t> bad_rows(const Table& table) const {
+    const auto& recorded = std::get<std::vector<std::uint64_t>>(columns_.at(h5::kRowHash));
+    std::vector<bool> is_outside(head_.rows, false);
+    if (has_heap_) entries(is_outside);
     const std::vector<std::uint64_t> actual = table.row_hashes();
     std::vector<std::size_t> out;
     for (std::size_t i = 0; i < recorded.size(); ++i)
@@ -138,6 +168,8 @@ class Remains {
 
   Path path_;
   TableHead head_;
+  std::map<std::string, std::string> attributes_, documents_;
+  bool documents_are_whole_ = false;
   std::map<std::string, ColumnValues> columns_;
   bool has_heap_ = false;
   h5::Reader::Chunks chunks_;
@@ -202,6 +234,15 @@ std::vector<TableProblem> check_table(const Path& path) {
   if (!problem) return {};
   if (auto found = problems_apart(path, *problem)) return std::move(*found);
   return {{std::nullopt, "", path.string(), *problem}};  // too damaged to tell rows apart
+}
+
+std::optional<KeptRows> salvage_table(const Path& path) {
+  try {
+    return Remains(path).keep();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::Data) throw;
+    return std::nullopt;
+  }
 }
 
 }  // namespace divergen::store

@@ -12,6 +12,7 @@
 #include "base/hash.hpp"
 #include "store/inspect.hpp"
 #include "store/library_format.hpp"
+#include "store/salvage.hpp"
 #include "store/table_file.hpp"
 
 namespace divergen::store {
@@ -21,8 +22,9 @@ using nlohmann::json;
 
 constexpr const char* kPlanFormat = "divergen-plan";
 constexpr const char* kPlanName = "plan.h5";
+constexpr const char* kRetriesName = "plan.retries.h5";
 /// Stages that have a row for every item of the plan, and the names of their folders.
-constexpr const char* kItemStages[] = {"generate", "annotate", "filter"};
+constexpr const char* kItemStages[] = {"generate", "annotate", "fused", "filter"};
 
 /// What one table says, found without looking at any other.
 struct FileSeen {
@@ -63,7 +65,7 @@ FileSeen look_at(const Path& path) {
   seen.is_whole = true;
   seen.rows = table->rows();
   seen.is_library = table->format() == kLibraryFormat;
-  if (table->format() == kPlanFormat && path.filename() == kPlanName)
+  if (table->format() == kPlanFormat && (path.filename() == kPlanName || path.filename() == kRetriesName))
     seen.planned = table->get<std::uint64_t>("item_id");
   if (table->has("item_id")) seen.items = table->get<std::uint64_t>("item_id");
   if (!seen.is_library) return seen;
@@ -242,19 +244,40 @@ json RunReport::to_json() const {
 
 RunReport verify_run(const Path& folder, int threads) { return Verifier(folder, threads).run(); }
 
-std::vector<Path> repair_run(const Path& folder, const RunReport& report) {
-  std::vector<Path> removed;
-  for (const RunProblem& one : report.problems) {
-    if (one.file.filename() == kPlanName || !std::filesystem::is_regular_file(one.file)) continue;
+namespace {
+
+/// Puts the rows that verify beside a damaged shard. Of a problem that its hashes do not show (a library's picture that
+/// cannot be decoded, an item that stands twice) nothing is kept.
+void keep_rows(Repaired& one) {
+  const Path beside = kept_rows_file(one.file);
+  if (beside.empty() || !verify_table(one.file)) return;
+  const auto kept = salvage_table(one.file);
+  if (!kept) return;
+  write_kept_rows(*kept, beside);
+  one.kept = kept->places.size();
+  one.rows = kept->total;
+}
+
+}  // namespace
+
+std::vector<Repaired> repair_run(const Path& folder, const RunReport& report) {
+  const bool is_run = std::filesystem::exists(folder / kPlanName);  // a library alone has no stage to mend it
+  std::vector<Path> bad;
+  for (const RunProblem& one : report.problems)
+    if (one.file.filename() != kPlanName && std::filesystem::is_regular_file(one.file)) bad.push_back(one.file);
+  std::sort(bad.begin(), bad.end());
+  bad.erase(std::unique(bad.begin(), bad.end()), bad.end());
+  std::vector<Repaired> out;
+  for (const Path& file : bad) {
+    Repaired one{file};
+    if (is_run) keep_rows(one);
     std::error_code error;
-    if (!std::filesystem::remove(one.file, error) && error)
-      fail(ErrorKind::Io, {"cannot remove a damaged file", one.file.string(), error.message(),
+    if (!std::filesystem::remove(file, error) && error)
+      fail(ErrorKind::Io, {"cannot remove a damaged file", file.string(), error.message(),
                            cat("check the permissions of ", folder.string())});
-    removed.push_back(one.file);
+    out.push_back(one);
   }
-  std::sort(removed.begin(), removed.end());
-  removed.erase(std::unique(removed.begin(), removed.end()), removed.end());
-  return removed;
+  return out;
 }
 
 }  // namespace divergen::store

@@ -63,7 +63,7 @@ TEST(Repair, RemovesExactlyTheBadFilesWhichAreMadeAgainByteForByte) {
     const auto removed = repair_run(folder.path(), report);
 
     std::set<std::string> names;
-    for (const Path& file : removed) names.insert(file.filename().string());
+    for (const Repaired& one : removed) names.insert(one.file.filename().string());
     EXPECT_EQ(names, damaged) << "round " << round;
     for (const auto& [name, bytes] : contents(folder.path())) EXPECT_EQ(bytes, good.at(name)) << "untouched";
     make_missing(folder.path(), all);

@@ -24,6 +24,10 @@ TEST(ProgressLine, SaysHowFarAndHowLong) {
   view.slowest_rate = 0.05;
   EXPECT_EQ(progress_line(view),
             "generate: 1,200 of 4,000 (30 %), 3.5/s, 14 rejected, slowest rank 3 (3.00/min), 13 min 20 s left");
+  view.median_rate = 0.09;
+  EXPECT_NE(progress_line(view).find("slowest rank 3 (3.00/min, 1.8 times slower than the median)"), std::string::npos);
+  view.median_rate = 0.051;
+  EXPECT_EQ(progress_line(view).find("median"), std::string::npos) << "about as fast as the others";
   view.walltime_left = 600;
   EXPECT_NE(progress_line(view).find("TOO LONG for the walltime: 10 min 0 s"), std::string::npos);
   view.walltime_left = 6000;

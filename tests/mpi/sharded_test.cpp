@@ -9,6 +9,7 @@
 #include "base/error.hpp"
 #include "base/rng.hpp"
 #include "mpi/mpi_main.hpp"
+#include "mpi/shared_folder.hpp"
 #include "store/library.hpp"
 #include "support/fixtures.hpp"
 #include "support/pool_world.hpp"
@@ -16,22 +17,8 @@
 namespace divergen::stages {
 namespace {
 
+using test::SharedFolder;
 using test::world;
-
-/// One folder for all ranks, removed by the first.
-class SharedFolder {
- public:
-  SharedFolder() {
-    if (world().is_root()) own_ = std::make_unique<test::TemporaryFolder>();
-    path_ = world().broadcast_text(own_ ? own_->path().string() : "");
-  }
-  ~SharedFolder() { world().barrier(); }
-  const Path& path() const { return path_; }
-
- private:
-  std::unique_ptr<test::TemporaryFolder> own_;
-  Path path_;
-};
 
 class Sharded : public testing::Test {
  protected:

@@ -23,9 +23,11 @@
 #include "nn/tensor_io.hpp"
 #include "stages/annotate/annotate.hpp"
 #include "stages/filter/filter.hpp"
+#include "stages/fused/fused.hpp"
 #include "stages/generate/generate.hpp"
 #include "stages/plan/plan_stage.hpp"
 #include "stages/pool/pool.hpp"
+#include "stages/retry/retry.hpp"
 #include "support/fixtures.hpp"
 
 namespace divergen::test {
@@ -69,13 +71,16 @@ inline config::RunConfig tiny_config(const Path& root, const Path& run, const st
     if (parts[0] == "shard_items") config.plan.shard_items = std::stoi(parts[1]);
     if (parts[0] == "batch")
       for (auto& generator : config.generators) generator.batch = std::stoi(parts[1]);
+    if (parts[0] == "fused") config.run.fused = parts[1] == "1";
+    if (parts[0] == "retry") config.plan.retry_rejected = std::stoi(parts[1]);
     if (parts[0] == "filter_batch") config.filter.batch = std::stoi(parts[1]);
   }
   return config;
 }
 
 /// Of a test program that was started with "--worker": what one rank does. Stages: p(lan) g(enerate) a(nnotate)
-/// f(ilter) l(ibrary, the stage "pool"). The change "shuffle=N" shuffles the order in which shards are claimed.
+/// f(ilter) l(ibrary, the stage "pool") F(used) R(etry). The change "shuffle=N" shuffles the order in which shards are
+/// claimed.
 inline int run_worker(int argc, char** argv) {
   comm::World world(&argc, &argv);
   log::init({world.rank(), "", log::Level::Warn});
@@ -91,6 +96,8 @@ inline int run_worker(int argc, char** argv) {
     if (names.find('a') != std::string::npos) stages::run_annotate(context);
     if (names.find('f') != std::string::npos) stages::run_filter(context);
     if (names.find('l') != std::string::npos) stages::run_pool(context);
+    if (names.find('F') != std::string::npos) stages::run_fused(context);
+    if (names.find('R') != std::string::npos) stages::run_retry(context);
   } catch (const Error& error) {
     std::cerr << error.what() << std::endl;
     return exit_code(error.kind());

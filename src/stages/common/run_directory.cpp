@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/text.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -17,8 +18,8 @@ constexpr int kSchema = 1;
 
 /// Place of a stage in the pipeline; "train.baseline" counts as "train", what is unknown comes last.
 std::size_t order_of(const std::string& stage) {
-  static constexpr std::array<const char*, 8> kOrder{"plan", "generate", "annotate", "filter",
-                                                     "pool", "train",    "evaluate", "report"};
+  static constexpr std::array<const char*, 10> kOrder{"plan", "generate", "annotate", "fused",    "filter",
+                                                      "pool", "retry",    "train",    "evaluate", "report"};
   const std::string base = stage.substr(0, stage.find('.'));
   return static_cast<std::size_t>(std::find(kOrder.begin(), kOrder.end(), base) - kOrder.begin());
 }
@@ -31,16 +32,21 @@ json to_json(const StageRecord& record) {
                      {"items", r.items},
                      {"busy_seconds", r.busy_seconds},
                      {"start", r.start},
-                     {"end", r.end}});
-  return {{"schema", kSchema},
-          {"stage", record.stage},
-          {"fingerprint", record.fingerprint},
-          {"seconds", record.seconds},
-          {"items", record.items},
-          {"rejected", record.rejected},
-          {"ranks", ranks},
-          {"item_seconds", {{"bins", record.item_seconds.bins()}, {"sum", record.item_seconds.sum()}}},
-          {"figures", record.figures}};
+                     {"end", r.end},
+                     {"wait_seconds", r.wait_seconds},
+                     {"device", r.device},
+                     {"quarantined", r.quarantined}});
+  json out{{"schema", kSchema},
+           {"stage", record.stage},
+           {"fingerprint", record.fingerprint},
+           {"seconds", record.seconds},
+           {"items", record.items},
+           {"rejected", record.rejected},
+           {"ranks", ranks},
+           {"item_seconds", {{"bins", record.item_seconds.bins()}, {"sum", record.item_seconds.sum()}}},
+           {"figures", record.figures}};
+  if (!record.parts.empty()) out["parts"] = record.parts;
+  return out;
 }
 
 StageRecord from_json(const json& from) {
@@ -51,17 +57,40 @@ StageRecord from_json(const json& from) {
   record.items = from.at("items");
   record.rejected = from.at("rejected").get<std::map<std::string, std::int64_t>>();
   for (const json& r : from.at("ranks")) {
-    record.ranks.push_back(
-        {r.at("rank"), r.at("host"), r.at("items"), r.at("busy_seconds"), r.at("start"), r.at("end")});
+    // The last three came later: records without them stay readable.
+    record.ranks.push_back({r.at("rank"), r.at("host"), r.at("items"), r.at("busy_seconds"), r.at("start"), r.at("end"),
+                            r.value("wait_seconds", 0.0), r.value("device", ""), r.value("quarantined", "")});
   }
   if (const auto times = from.find("item_seconds"); times != from.end())  // absent in records of earlier versions
     record.item_seconds =
         LogHistogram::from_bins(times->at("bins").get<std::vector<std::pair<int, std::int64_t>>>(), times->at("sum"));
+  if (from.contains("parts")) record.parts = from.at("parts").get<std::vector<std::string>>();
   record.figures = from.at("figures").get<std::map<std::string, double>>();
   return record;
 }
 
 }  // namespace
+
+std::optional<Straggler> straggler_of(const StageRecord& record) {
+  std::vector<std::pair<double, const RankShare*>> seconds;
+  for (const RankShare& share : record.ranks)
+    if (share.items > 0) seconds.emplace_back(share.busy_seconds / static_cast<double>(share.items), &share);
+  if (seconds.size() < 2) return std::nullopt;
+  std::sort(seconds.begin(), seconds.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.first, a.second->rank) < std::pair(b.first, b.second->rank);
+  });
+  const double median = seconds[(seconds.size() - 1) / 2].first;  // the lower one: of two ranks, the other
+  if (median <= 0) return std::nullopt;
+  return Straggler{seconds.back().second, seconds.back().first / median};
+}
+
+std::string straggler_text(const StageRecord& record) {
+  const auto found = straggler_of(record);
+  if (!found) return "";
+  return cat("; slowest rank ", found->share->rank, " on ", found->share->host,
+             found->share->device.empty() ? "" : cat(" (", found->share->device, ")"), ": ", fixed(found->times, 2),
+             " times the median's time for an item");
+}
 
 Path RunDirectory::shard(const std::string& stage, std::size_t index) const {
   char name[40];

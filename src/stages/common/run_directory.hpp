@@ -12,6 +12,10 @@
 //   pool/shard-000000.h5, index.h5     the instance library (store/library.hpp)
 //   train/<name>/                      log.jsonl, checkpoints/, samples/, model.safetensors
 //   evaluate/<name>/                   results.bbox.json, results.segm.json, metrics.json, pictures/
+//   fused.cutouts/shard-000000.h5      instead of generate, annotate and filter.scores when run.fused: scores and
+//   cut-outs <stage>/kept-000000.h5             rows that `divergen repair` found whole in a damaged shard
+//   (store/salvage.hpp) plan.retries.h5                    further samples of rejected items (plan/retries.hpp)
+//   canary.json                        bits of fixed items by model and kind of device (common/shard_canary.hpp)
 //   stages/<stage>[.<name>].json       StageRecord: written when the stage is complete
 //   progress/<stage>.json              how far a stage at work is (watch.hpp); metrics.prom for Prometheus
 //   slurm/                             scripts and configuration that `divergen submit` wrote, and its jobs
@@ -38,6 +42,9 @@ struct RankShare {
   std::int64_t items = 0;
   double busy_seconds = 0;    // computing, loading included
   double start = 0, end = 0;  // seconds since the epoch, of this rank's first and last claim
+  double wait_seconds = 0;    // from the first claim of all to the end of the last: without work, or at claiming
+  std::string device;         // "cuda:1 NVIDIA H100"; empty: the CPU
+  std::string quarantined;    // why it was not to work (any more); empty: it was well
 };
 
 struct StageRecord {
@@ -48,8 +55,19 @@ struct StageRecord {
   std::map<std::string, std::int64_t> rejected;  // reason -> number
   std::vector<RankShare> ranks;                  // of the last start
   LogHistogram item_seconds;              // seconds an item, one entry a shard made (its mean); of the last start
+  std::vector<std::string> parts;         // fingerprints of a grown plan's rounds; empty: it did not grow
   std::map<std::string, double> figures;  // anything else worth a number: "bytes", "images_per_second"
 };
+
+/// The rank that took longest for an item while it was at work, and how many times as long as the median of the ranks.
+struct Straggler {
+  const RankShare* share = nullptr;
+  double times = 1;
+};
+/// Nothing of fewer than two ranks with items.
+std::optional<Straggler> straggler_of(const StageRecord& record);
+/// "; slowest rank 3 on n7 (cuda:1): 1.80 times the median's time for an item", or "".
+std::string straggler_text(const StageRecord& record);
 
 class RunDirectory {
  public:
@@ -57,6 +75,7 @@ class RunDirectory {
   const Path& root() const { return root_; }
   Path config() const { return root_ / "config.toml"; }
   Path plan() const { return root_ / "plan.h5"; }
+  Path retries() const { return root_ / "plan.retries.h5"; }
   Path shard(const std::string& stage, std::size_t index) const;  // "<stage>/shard-000012.h5"
   Path reference() const { return root_ / "filter/reference.h5"; }
   Path library() const { return root_ / "pool"; }

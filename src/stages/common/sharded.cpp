@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <exception>
 #include <filesystem>
 #include <optional>
 #include <vector>
@@ -14,12 +13,11 @@
 #include "base/log.hpp"
 #include "base/rng.hpp"
 #include "base/text.hpp"
-#include "base/walltime.hpp"
 #include "comm/claims.hpp"
-#include "comm/progress.hpp"
-#include "comm/work_queue.hpp"
 #include "stages/common/rank_phases.hpp"
+#include "stages/common/shard_work.hpp"
 #include "stages/common/starts.hpp"
+#include "store/salvage.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -31,19 +29,6 @@ void add(Counts& to, const Counts& counts) {
   for (const auto& [reason, count] : counts) to[reason] += count;
 }
 
-/// What a rank knows of the shards that it checked or made.
-struct Tally {
-  Counts rejected;
-  std::int64_t bytes = 0;
-
-  void count(const Path& file, const std::map<std::string, std::string>& attributes) {
-    add(rejected, rejected_of(attributes));
-    std::error_code ignored;
-    const auto size = std::filesystem::file_size(file, ignored);
-    if (!ignored) bytes += static_cast<std::int64_t>(size);
-  }
-};
-
 /// Which of the stage's shard files exist, from one listing of the folder (no rank but the first asks the file system
 /// about thousands of names). Left-over parts of killed runs are swept first.
 std::string list_shards(const RunContext& context, const ShardedStage& stage) {
@@ -53,7 +38,7 @@ std::string list_shards(const RunContext& context, const ShardedStage& stage) {
   std::map<std::string, std::size_t> index_of;
   for (std::size_t i = 0; i < stage.shards; ++i) index_of[context.dir.shard(stage.name, i).filename().string()] = i;
   std::string present(stage.shards, '0');
-  std::vector<Path> surplus;
+  std::vector<Path> surplus, kept;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     const auto found = index_of.find(name);
@@ -61,7 +46,13 @@ std::string list_shards(const RunContext& context, const ShardedStage& stage) {
       present[found->second] = '1';
     } else if (name.starts_with("shard-")) {
       surplus.push_back(entry.path());
+    } else if (name.starts_with("kept-")) {
+      kept.push_back(entry.path());
     }
+  }
+  for (const Path& file : kept) {  // of a shard that was mended just before a kill
+    const auto found = index_of.find("shard-" + file.filename().string().substr(5));
+    if (found == index_of.end() || present[found->second] == '1') remove_quietly(file);
   }
   for (const Path& file : surplus) std::filesystem::remove(file);
   if (!surplus.empty())
@@ -73,12 +64,13 @@ std::string list_shards(const RunContext& context, const ShardedStage& stage) {
 enum class State { Whole, Outdated, Damaged };
 
 /// What a shard of an earlier start is worth. Whole ones are counted, damaged ones are warned of.
-State examine(const Path& file, const ShardedStage& stage, Tally& tally) {
+State examine(const Path& file, const ShardedStage& stage, std::size_t index, ShardTally& tally) {
   std::string why;
   try {
     const store::TableHead head = store::read_table_head(file);  // cheap, and settles most cases of changed settings
     const auto fingerprint = head.attributes.find("fingerprint");
-    if (fingerprint == head.attributes.end() || fingerprint->second != stage.fingerprint) return State::Outdated;
+    if (fingerprint == head.attributes.end() || fingerprint->second != shard_fingerprint(stage, index))
+      return State::Outdated;
     const auto problem = store::verify_table(file);
     if (!problem) {
       tally.count(file, head.attributes);
@@ -95,7 +87,7 @@ State examine(const Path& file, const ShardedStage& stage, Tally& tally) {
 
 /// Indices of the shards that are still to be made, the same on all ranks. Each rank checks every size-th file.
 std::vector<std::size_t> open_shards(const RunContext& context, const ShardedStage& stage, const std::string& present,
-                                     Tally& tally) {
+                                     ShardTally& tally) {
   comm::World& world = context.world;
   std::vector<std::int64_t> is_whole(stage.shards + 1, 0);  // and how many are outdated
   world.together([&] {
@@ -103,7 +95,7 @@ std::vector<std::size_t> open_shards(const RunContext& context, const ShardedSta
          i += static_cast<std::size_t>(world.size())) {
       if (present[i] != '1') continue;
       const Path file = context.dir.shard(stage.name, i);
-      const State state = examine(file, stage, tally);
+      const State state = examine(file, stage, i, tally);
       is_whole[i] = state == State::Whole;
       is_whole[stage.shards] += state == State::Outdated;
       if (state != State::Whole) std::filesystem::remove(file);
@@ -119,99 +111,24 @@ std::vector<std::size_t> open_shards(const RunContext& context, const ShardedSta
   return map.open();
 }
 
-/// What one rank did, and how it ended.
-struct Work {
-  RankShare share;
-  LogHistogram item_seconds;
-  RankPhases phases;
-  std::vector<std::pair<double, std::int64_t>> ends;  // when so many items were committed
-  Tally tally;
-  bool stopped = false;
-  std::exception_ptr error;
-};
-
-/// Returns how many items were rejected in it.
-std::int64_t make_shard(const RunContext& context, const ShardedStage& stage, std::size_t index, Work& work) {
-  const double start = epoch_seconds();
-  if (work.share.start == 0) work.share.start = start;
-  store::Table table = stage.make(index);
-  const double made = epoch_seconds() - start;
-  table.attributes["stage"] = stage.name;
-  table.attributes["shard"] = std::to_string(index);
-  table.attributes["fingerprint"] = stage.fingerprint;
-  const Path file = context.dir.shard(stage.name, index);
-  {
-    const CommitTimer timer;
-    const TimeUseTimer phase(TimeUse::Commit);
-    store::write_table(table, file);
-  }
-  work.tally.count(file, table.attributes);
-  work.share.items += stage.items(index);
-  work.share.end = epoch_seconds();
-  work.share.busy_seconds += work.share.end - start;
-  work.ends.emplace_back(work.share.end, stage.items(index));
-  work.item_seconds.add(made / static_cast<double>(std::max<std::int64_t>(stage.items(index), 1)));
-  std::int64_t rejected = 0;
-  for (const auto& [reason, count] : rejected_of(table.attributes)) rejected += count;
-  return rejected;
-}
-
-/// Claims and makes shards until none is left. A rank that was asked to stop, or failed, closes the queue: the others
-/// finish the shard in work and find nothing more. Collective; what went wrong is told by the result.
-Work make_shards(const RunContext& context, const ShardedStage& stage, const std::vector<std::size_t>& open) {
-  Work work;
-  work.share.rank = context.world.rank();
-  work.share.host = context.world.host();
-  const TimeUseClock::Seconds before = time_use().seconds();
-  if (open.empty()) return work;
-  std::int64_t total = 0, left = 0;
-  for (std::size_t i = 0; i < stage.shards; ++i) total += stage.items(i);
-  for (const std::size_t i : open) left += stage.items(i);
-  comm::WorkQueue queue(context.world, static_cast<std::int64_t>(open.size()));
-  comm::ProgressOptions options;
-  options.observer = context.report_progress;
-  if (const double walltime = job_clock().seconds_left(); walltime < WalltimeClock::kForever)
-    options.walltime_left = std::max(1.0, walltime);
-  comm::Progress progress(context.world, stage.name, total, total - left, std::move(options));
-  while (const auto claim = queue.claim()) {
-    if (context.stop_requested()) {
-      work.stopped = true;
-      queue.close();
-      break;
-    }
-    try {
-      const std::size_t index = open[static_cast<std::size_t>(claim.first)];
-      const std::int64_t rejected = make_shard(context, stage, index, work);
-      progress.add(stage.items(index), rejected);
-    } catch (...) {
-      work.error = std::current_exception();
-      queue.close();
-      break;
-    }
-  }
-  queue.finish();
-  progress.finish();
-  take_phases(work.phases, before);
-  work.phases.start = work.share.start;
-  work.phases.end = work.share.end;
-  work.phases.steady = work.share.busy_seconds - work.phases.load - work.phases.commit - work.phases.wait;
-  return work;
-}
-
 // ---- the record ----------------------------------------------------------------------------------------------------
 
-json to_json(const Work& work, const Tally& checked) {
-  Tally sum = checked;
-  add(sum.rejected, work.tally.rejected);
-  sum.bytes += work.tally.bytes;
-  return {{"rank", work.share.rank},
-          {"host", work.share.host},
-          {"items", work.share.items},
-          {"busy", work.share.busy_seconds},
-          {"start", work.share.start},
-          {"end", work.share.end},
+json to_json(const ShardWork& work, const ShardTally& checked) {
+  ShardTally sum = work.sum();
+  add(sum.rejected, checked.rejected);
+  sum.bytes += checked.bytes;
+  const RankShare& share = work.share;
+  return {{"rank", share.rank},
+          {"host", share.host},
+          {"items", share.items},
+          {"busy", share.busy_seconds},
+          {"start", share.start},
+          {"end", share.end},
           {"phases", to_text(work.phases)},
           {"ends", work.ends},
+          {"wait", share.wait_seconds},
+          {"device", share.device},
+          {"quarantined", share.quarantined},
           {"rejected", sum.rejected},
           {"bytes", sum.bytes},
           {"item_seconds", work.item_seconds.bins()},
@@ -219,7 +136,7 @@ json to_json(const Work& work, const Tally& checked) {
 }
 
 /// In which the last 5 % of the items were committed (reference/reliability.md §7).
-double tail_seconds(decltype(Work::ends) ends) {
+double tail_seconds(decltype(ShardWork::ends) ends) {
   std::sort(ends.begin(), ends.end());
   std::int64_t all = 0, before = 0;
   for (const auto& [end, items] : ends) all += items;
@@ -233,10 +150,11 @@ StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>&
   record.stage = stage.name;
   record.fingerprint = stage.fingerprint;
   record.seconds = seconds;
+  if (stage.parts.size() > 1) record.parts = stage.parts;
   for (std::size_t i = 0; i < stage.shards; ++i) record.items += stage.items(i);
   double bytes = 0;
   std::vector<RankPhases> phases;
-  decltype(Work::ends) ends;
+  decltype(ShardWork::ends) ends;
   for (const std::string& text : ranks) {
     const json entry = json::parse(text);
     RankShare share;
@@ -246,9 +164,12 @@ StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>&
     share.busy_seconds = entry.at("busy");
     share.start = entry.at("start");
     share.end = entry.at("end");
+    share.wait_seconds = entry.at("wait");
+    share.device = entry.at("device");
+    share.quarantined = entry.at("quarantined");
     record.ranks.push_back(share);
     phases.push_back(rank_phases_of(entry.at("phases").get<std::string>()));
-    const auto own = entry.at("ends").get<decltype(Work::ends)>();
+    const auto own = entry.at("ends").get<decltype(ShardWork::ends)>();
     ends.insert(ends.end(), own.begin(), own.end());
     record.item_seconds.merge(LogHistogram::from_bins(
         entry.at("item_seconds").get<std::vector<std::pair<int, std::int64_t>>>(), entry.at("item_seconds_sum")));
@@ -260,6 +181,19 @@ StageRecord record_of(const ShardedStage& stage, const std::vector<std::string>&
   record.figures["bytes"] = bytes;
   record.figures["shards"] = static_cast<double>(stage.shards);
   return record;
+}
+
+/// One line for those who look for slow or broken nodes.
+void log_ranks(const StageRecord& record) {
+  double busy = 0, wait = 0;
+  for (const RankShare& share : record.ranks) busy += share.busy_seconds, wait += share.wait_seconds;
+  if (record.ranks.size() > 1 && busy > 0)
+    log::info(record.stage, ": ", record.ranks.size(), " ranks were at work ", fixed(100 * busy / (busy + wait), 1),
+              " % of the time", straggler_text(record));
+  for (const RankShare& share : record.ranks)
+    if (!share.quarantined.empty())
+      log::warn(record.stage, ": rank ", share.rank, " on ", share.host,
+                share.device.empty() ? "" : cat(" (", share.device, ")"), " was in quarantine: ", share.quarantined);
 }
 
 /// True on all ranks when there is nothing to do. `present` is filled on all ranks.
@@ -285,7 +219,7 @@ bool is_complete(const RunContext& context, const ShardedStage& stage, std::stri
 }
 
 /// All ranks leave together: with the error where it happened, or with Stopped.
-void end_early(const RunContext& context, const ShardedStage& stage, const Work& work) {
+void end_early(const RunContext& context, const ShardedStage& stage, const ShardWork& work) {
   context.world.together([&] {
     if (work.error) std::rethrow_exception(work.error);
   });
@@ -312,13 +246,13 @@ void run_sharded(const RunContext& context, const ShardedStage& stage) {
   if (is_complete(context, stage, present)) return;
   if (world.is_root()) remove_quietly(context.dir.record(stage.name));  // it does not hold for what is made now
 
-  Tally checked;
+  ShardTally checked;
   std::vector<std::size_t> open = open_shards(context, stage, present, checked);
   shuffle_claims(stage, open);
   if (world.is_root() && !open.empty())
     log::info(stage.name, ": ", open.size(), " of ", stage.shards, " shards to make on ", world.size(), " ranks");
   if (!open.empty() && stage.prepare) stage.prepare();
-  const Work work = make_shards(context, stage, open);
+  const ShardWork work = make_shards(context, stage, open);
 
   const StartsJournal journal(context.dir.record(stage.name).parent_path() / (stage.name + ".starts"),
                               stage.fingerprint);
@@ -332,7 +266,9 @@ void run_sharded(const RunContext& context, const ShardedStage& stage) {
   if (world.is_root()) record = record_of(stage, ranks, journal.seconds());
   if (stage.complete) stage.complete(record);
   world.together([&] {
-    if (world.is_root()) write_record(context.dir, record);
+    if (!world.is_root()) return;
+    if (!open.empty()) log_ranks(record);
+    write_record(context.dir, record);
   });
 }
 
@@ -375,6 +311,16 @@ std::string fingerprint_of(const RunDirectory& dir, const std::string& stage) {
     fail(ErrorKind::Data, {cat("the stage '", stage, "' is not complete"), dir.record(stage).string(),
                            "its record does not exist", cat("run `divergen ", stage, "` first")});
   return record->fingerprint;
+}
+
+std::vector<std::string> fingerprints_of(const RunDirectory& dir, const std::string& stage, std::size_t parts) {
+  const std::string whole = fingerprint_of(dir, stage);
+  std::vector<std::string> out = read_record(dir, stage)->parts;
+  if (out.empty()) out = {whole};
+  if (out.size() != parts)
+    fail(ErrorKind::Data, {cat("the stage '", stage, "' is not complete"), dir.record(stage).string(),
+                           "the plan has grown since it was run", cat("run `divergen ", stage, "` first")});
+  return out;
 }
 
 }  // namespace divergen::stages

@@ -34,6 +34,7 @@ json to_json(const StageProgress& p) {
           {"rate", p.view.rate},
           {"slowest_rank", p.view.slowest_rank},
           {"slowest_rate", p.view.slowest_rate},
+          {"median_rate", p.view.median_rate},
           {"seconds", p.view.seconds},
           {"walltime_left", p.view.walltime_left},
           {"finished", p.view.finished},
@@ -54,6 +55,7 @@ StageProgress from_json(const json& from) {
   p.view.rate = from.at("rate");
   p.view.slowest_rank = from.at("slowest_rank");
   p.view.slowest_rate = from.at("slowest_rate");
+  p.view.median_rate = from.value("median_rate", 0.0);
   p.view.seconds = from.at("seconds");
   p.view.walltime_left = from.at("walltime_left");
   p.view.finished = from.at("finished");
@@ -228,7 +230,13 @@ std::int64_t committed_units(const RunDirectory& dir, const std::string& stage) 
   const std::string kind = stage.substr(0, dot), name = dot == std::string::npos ? "" : stage.substr(dot + 1);
   if (kind == "train") return done + newest_iteration(dir.training(name) / "checkpoints");
   if (kind == "evaluate") return done + count_files(dir.evaluation(name) / "parts", "part-");
-  return done + count_shards(dir, stage);
+  std::int64_t units = done + count_shards(dir, stage);
+  // A launch of these goes on with passes that have their own folders.
+  if (kind == "fused" || kind == "retry")
+    for (const char* pass : {"filter", "pool"}) units += count_shards(dir, pass);
+  if (kind == "retry")
+    for (const char* pass : {"generate", "annotate", "fused"}) units += count_shards(dir, pass);
+  return units;
 }
 
 std::string prometheus_text(const RunDirectory& dir) {

@@ -1,8 +1,11 @@
 #include "stages/filter/scores.hpp"
 
+#include <set>
+
 #include "base/hash.hpp"
 #include "base/log.hpp"
 #include "stages/annotate/annotate.hpp"
+#include "stages/common/sharded.hpp"
 #include "stages/filter/similarity.hpp"
 #include "stages/filter/verdict.hpp"
 
@@ -22,31 +25,6 @@ image::Image fill_background(image::Image picture, const image::Image& mask, std
       std::fill_n(picture.pixels.begin() + static_cast<std::ptrdiff_t>(i * channels), channels, value);
   return picture;
 }
-
-/// Pictures of some rows, whose features are made when a batch is full.
-class Queue {
- public:
-  using Take = std::function<void(std::size_t row, std::span<const float> features)>;
-  Queue(const ClipScorer& scorer, Take take) : scorer_(scorer), take_(std::move(take)) {}
-
-  void add(std::size_t row, image::Image picture) {
-    rows_.push_back(row);
-    pictures_.push_back(std::move(picture));
-    if (pictures_.size() == scorer_.batch()) flush();
-  }
-  void flush() {
-    const auto features = scorer_.image_features(pictures_);
-    for (std::size_t i = 0; i < rows_.size(); ++i) take_(rows_[i], features[i]);
-    rows_.clear();
-    pictures_.clear();
-  }
-
- private:
-  const ClipScorer& scorer_;
-  Take take_;
-  std::vector<std::size_t> rows_;
-  std::vector<image::Image> pictures_;
-};
 
 struct Cutout {
   image::Image picture, mask;
@@ -80,7 +58,8 @@ image::Image on_ones(const image::Image& picture, const image::Image& mask) {
 }
 
 store::Table make_scores(const store::Table& pictures, const store::Table& masks, const Reference& reference,
-                         const std::map<std::int32_t, std::string>& names, ClipScorer& scorer) {
+                         const std::map<std::int32_t, std::string>& names, ClipScorer& scorer,
+                         const ShardRequest& request) {
   const auto& ids = pictures.get<std::uint64_t>("item_id");
   const auto& categories = pictures.get<std::int32_t>("category");
   if (ids != masks.get<std::uint64_t>("item_id"))
@@ -91,19 +70,41 @@ store::Table make_scores(const store::Table& pictures, const store::Table& masks
   std::vector<std::int32_t> crops(rows, 0);
   std::vector<float> similarity(rows, kNoSimilarity), clip_score(rows, 0), area_share(rows, 0);
 
-  Queue similar(scorer, [&](std::size_t row, std::span<const float> features) {
-    similarity[row] = static_cast<float>(dot(features, reference.find(categories[row])->mean));
-  });
-  Queue scored(scorer, [&](std::size_t row, std::span<const float> features) {
-    clip_score[row] = scorer.logit(features, names.at(categories[row]));
-  });
+  using Features = std::vector<float>;
+  using Batch = FixedBatch<image::Image, Features>;
+  const Batch::Compute compute = [&](const std::vector<image::Image>& some) { return scorer.image_features(some); };
+  std::set<std::size_t> failed;
+  const Batch::Fail fail_row = [&](std::size_t row, const char* why) {
+    readable[row] = 0;
+    failed.insert(row);
+    log::warn("filter: item ", to_hex(ids[row]), " cannot be scored: ", why);
+  };
+  Batch similar(
+      scorer.batch(), request.isolate, compute,
+      [&](std::size_t row, Features&& features) {
+        similarity[row] = static_cast<float>(dot(features, reference.find(categories[row])->mean));
+      },
+      fail_row);
+  Batch scored(
+      scorer.batch(), request.isolate, compute,
+      [&](std::size_t row, Features&& features) {
+        clip_score[row] = scorer.logit(features, names.at(categories[row]));
+      },
+      fail_row);
   for (std::size_t row = 0; row < rows; ++row) {
+    const Reference::Entry* entry = reference.find(categories[row]);
+    if (!request.wants(row)) {
+      if (request.kept->rows.get<std::uint8_t>("readable")[request.kept_row(row)] == 0) continue;
+      if (entry != nullptr) similar.skip(row);
+      scored.skip(row);
+      continue;
+    }
     const auto cutout = read_row(pictures, masks, row);
     if (!cutout) continue;
     readable[row] = 1;
     area_share[row] = static_cast<float>(static_cast<double>(mask_area(cutout->mask)) /
                                          static_cast<double>(cutout->mask.pixels.size()));
-    if (const Reference::Entry* entry = reference.find(categories[row])) {
+    if (entry != nullptr) {
       crops[row] = static_cast<std::int32_t>(entry->crops);
       similar.add(row, on_black(cutout->picture, cutout->mask));
     }
@@ -120,6 +121,7 @@ store::Table make_scores(const store::Table& pictures, const store::Table& masks
   table.add("similarity", std::move(similarity));
   table.add("clip_score", std::move(clip_score));
   table.add("area_share", std::move(area_share));
+  if (!failed.empty()) set_rejected(table, {{kFailed, static_cast<std::int64_t>(failed.size())}});
   return table;
 }
 

@@ -6,6 +6,7 @@
 //   extra categories), similarity f32, clip_score f32, area_share f32; the last three are meaningless where readable
 //   is 0
 
+#include "stages/common/shard_request.hpp"
 #include "stages/filter/clip_scorer.hpp"
 #include "stages/filter/reference.hpp"
 #include "store/table.hpp"
@@ -19,8 +20,10 @@ image::Image on_black(const image::Image& picture, const image::Image& mask);
 /// (reference/semantics.md §5.4).
 image::Image on_ones(const image::Image& picture, const image::Image& mask);
 
-/// `names`: of every category id in `pictures`. Throws Error(Data) when the tables are not of the same items.
+/// `names`: of every category id in `pictures`. Rows that `request` leaves out are empty. Throws Error(Data) when the
+/// tables are not of the same items.
 store::Table make_scores(const store::Table& pictures, const store::Table& masks, const Reference& reference,
-                         const std::map<std::int32_t, std::string>& names, ClipScorer& scorer);
+                         const std::map<std::int32_t, std::string>& names, ClipScorer& scorer,
+                         const ShardRequest& request = {});
 
 }  // namespace divergen::stages

@@ -143,6 +143,17 @@ PlanEstimate estimate_plan(const config::RunConfig& config, const Plan& plan) {
   for (const char* stage : {"annotate", "filter"})
     for (StageEstimate& estimate : out.stages)
       if (estimate.stage == stage) take_measured(estimate, dir, stage);
+  if (config.run.fused) {
+    // Pictures and masks stay in memory; what is kept of them until all scores are there is their cut-outs.
+    for (StageEstimate& estimate : out.stages)
+      if (estimate.stage != "filter") estimate.bytes = 0, estimate.files = 0;
+      else estimate.files /= 2;
+    StageEstimate kept = pool;
+    kept.stage = "fused";
+    kept.files = static_cast<std::int64_t>(plan.shards());
+    kept.basis = "cut-outs and scores of all items; its hours are those above";
+    out.stages.push_back(std::move(kept));
+  }
   out.stages.push_back(std::move(pool));
   return out;
 }

@@ -18,13 +18,6 @@ namespace {
 constexpr const char* kFormat = "divergen-plan";
 constexpr int kVersion = 1;
 
-std::uint64_t item_hash(std::uint64_t seed, std::string_view generator, std::int32_t category, std::string_view prompt,
-                        std::int32_t sample) {
-  std::uint64_t h = hash64(generator, seed);
-  h = hash64(prompt, h);
-  return derive_seed(h, "item", {static_cast<std::uint64_t>(category), static_cast<std::uint64_t>(sample)});
-}
-
 void check_input(const PlanInput& input) {
   const auto wrong = [](std::string what, std::string object, std::string remedy) {
     fail(ErrorKind::Config, {"nothing can be planned", std::move(object), std::move(what), std::move(remedy)});
@@ -81,6 +74,15 @@ class PromptTable {
 
 }  // namespace
 
+std::uint64_t item_hash(std::uint64_t seed, std::string_view generator, std::int32_t category_id,
+                        std::string_view prompt, std::int32_t sample) {
+  std::uint64_t h = hash64(generator, seed);
+  h = hash64(prompt, h);
+  return derive_seed(h, "item", {static_cast<std::uint64_t>(category_id), static_cast<std::uint64_t>(sample)});
+}
+
+std::uint64_t noise_seed(std::uint64_t item_id) { return derive_seed(item_id, "noise"); }
+
 std::int64_t taper_start(std::size_t items, std::size_t shard_items) {
   constexpr std::size_t kLeastShards = 1024, kPart = 8;
   return items / shard_items < kLeastShards ? Plan::kNoTaper : static_cast<std::int64_t>(items - items / kPart);
@@ -103,9 +105,12 @@ std::vector<Plan::Range> cut_shards(const std::vector<std::size_t>& items_of_gen
 }
 
 void Plan::cut_shards() {
-  std::vector<std::size_t> items_of_generator;
+  std::vector<std::size_t> items_of_generator;  // of each round
+  std::size_t round = 1;
   for (std::size_t i = 0; i < size(); ++i) {
-    if (i == 0 || generator[i] != generator[i - 1]) items_of_generator.push_back(0);
+    const bool is_next_round = round < rounds() && round_starts[round] == i;
+    if (is_next_round) ++round;
+    if (i == 0 || is_next_round || generator[i] != generator[i - 1]) items_of_generator.push_back(0);
     ++items_of_generator.back();
   }
   ranges_ = stages::cut_shards(items_of_generator, static_cast<std::size_t>(shard_items), taper_from);
@@ -118,10 +123,23 @@ Plan::Range Plan::shard(std::size_t index) const {
   return ranges_[index];
 }
 
-std::uint64_t Plan::hash() const {
+std::int64_t Plan::items_of(std::size_t index) const {
+  const Range range = shard(index);
+  return static_cast<std::int64_t>(range.last - range.first);
+}
+
+std::size_t Plan::round_of(std::size_t index) const {
+  const auto after = std::upper_bound(round_starts.begin(), round_starts.end(), shard(index).first);
+  return static_cast<std::size_t>(after - round_starts.begin()) - 1;
+}
+
+std::uint64_t Plan::hash(std::size_t last_round) const {
+  DIVERGEN_CHECK(last_round < rounds(), last_round, " of ", rounds());
+  const std::size_t rows = last_round + 1 < rounds() ? round_starts[last_round + 1] : size();
   std::uint64_t h = hash64(cat(kFormat, kVersion, ":", shard_items));
   if (taper_from != kNoTaper) h = hash64(cat("taper:", taper_from), h);
-  for (const std::uint64_t id : item_id) h = hash64({reinterpret_cast<const char*>(&id), sizeof id}, h);
+  for (std::size_t row = 0; row < rows; ++row)
+    h = hash64({reinterpret_cast<const char*>(&item_id[row]), sizeof item_id[row]}, h);
   for (const auto& name : generators) h = hash64(name, h);
   for (const auto& category : categories)
     h = hash64(cat(category.id, ':', category.name, ':', category.frequency, ':', category.is_extra), h);
@@ -146,7 +164,7 @@ void add_items(Plan& plan, const PlanInput& input, std::size_t g, std::size_t c,
     for (std::int32_t sample = 0; sample < samples; ++sample) {
       const std::uint64_t id = item_hash(input.seed, generator.name, plan.categories[c].id, text, sample);
       plan.item_id.push_back(id);
-      plan.seed.push_back(derive_seed(id, "noise"));
+      plan.seed.push_back(noise_seed(id));
       plan.generator.push_back(static_cast<std::int32_t>(g));
       plan.category.push_back(static_cast<std::int32_t>(c));
       plan.prompt.push_back(prompts[p]);

@@ -10,6 +10,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/fs.hpp"
@@ -57,18 +58,25 @@ struct Plan {
   static constexpr std::int64_t kNoTaper = std::numeric_limits<std::int64_t>::max();
   std::size_t size() const { return item_id.size(); }
   std::size_t shards() const;
+  std::int64_t items_of(std::size_t shard) const;  // rows of it
+  /// A plan grows by rounds (retries.hpp): further samples of items that were rejected, behind what was planned before.
+  /// Round 0 is the plan as it was made; a shard is of one round.
+  std::size_t rounds() const { return round_starts.size(); }
+  std::size_t round_of(std::size_t shard) const;
+  std::vector<std::size_t> round_starts{0};  // first rows
   /// Rows [first, last) of a shard. A shard never spans two generators.
   struct Range {
     std::size_t first = 0, last = 0;
   };
   Range shard(std::size_t index) const;
   /// Hash of everything above: results made for another plan are refused.
-  std::uint64_t hash() const;
+  std::uint64_t hash() const { return hash(rounds() - 1); }
+  /// Of the rounds up to this one.
+  std::uint64_t hash(std::size_t last_round) const;
+  /// To be called after rows were added.
+  void cut_shards();
 
  private:
-  friend Plan make_plan(const PlanInput&);
-  friend Plan read_plan(const Path&);
-  void cut_shards();
   std::vector<Range> ranges_;
 };
 
@@ -87,8 +95,14 @@ std::vector<Plan::Range> cut_shards(const std::vector<std::size_t>& items_of_gen
 /// Error(Config) when a generator has nothing to make, or two generators or categories share a name or id.
 Plan make_plan(const PlanInput& input);
 
+/// Id of an item, from which its seed comes.
+std::uint64_t item_hash(std::uint64_t seed, std::string_view generator, std::int32_t category_id,
+                        std::string_view prompt, std::int32_t sample);
+/// Seed of the noise of an item.
+std::uint64_t noise_seed(std::uint64_t item_id);
+
 void write_plan(const Plan& plan, const Path& file);
-/// Throws Error(Data) when the file is damaged.
+/// As it was made, without what was added later. Throws Error(Data) when the file is damaged.
 Plan read_plan(const Path& file);
 
 }  // namespace divergen::stages

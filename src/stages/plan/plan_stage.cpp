@@ -14,8 +14,9 @@ constexpr const char* kStage = "plan";
 
 bool has_shards(const RunDirectory& dir) {
   std::error_code absent;
-  for (const auto& entry : std::filesystem::directory_iterator(dir.shard("generate", 0).parent_path(), absent))
-    if (entry.path().extension() == ".h5") return true;
+  for (const char* stage : {"generate", "fused"})
+    for (const auto& entry : std::filesystem::directory_iterator(dir.shard(stage, 0).parent_path(), absent))
+      if (entry.path().extension() == ".h5") return true;
   return false;
 }
 
@@ -40,7 +41,7 @@ void make_room(const RunDirectory& dir, const std::string& fingerprint) {
          {"the run directory holds pictures of another plan", dir.root().string(),
           "categories, prompts, generators, samples, seed or shard size have changed since it was planned",
           cat("give this configuration a run.dir of its own, or remove ", dir.plan().string(), " and ",
-              dir.shard("generate", 0).parent_path().string(), " to start over")});
+              dir.shard("generate", 0).parent_path().string(), " (or fused) to start over")});
   log::info("plan: the old plan is replaced; nothing was generated for it");
 }
 
@@ -53,6 +54,8 @@ void plan_on_root(const RunContext& context) {
   if (std::filesystem::exists(dir.plan()) && !stands(dir, plan)) {
     make_room(dir, fingerprint);
     remove_quietly(dir.plan());
+    const auto record = read_record(dir, kStage);
+    if (!record || record->fingerprint != fingerprint) remove_quietly(dir.retries());  // they are of the old plan
   }
   const bool is_new = !std::filesystem::exists(dir.plan());
   if (is_new) write_plan(plan, dir.plan());

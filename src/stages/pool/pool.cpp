@@ -10,7 +10,8 @@
 #include "base/log.hpp"
 #include "base/text.hpp"
 #include "stages/common/sharded.hpp"
-#include "stages/pool/cut_out.hpp"
+#include "stages/plan/retries.hpp"
+#include "stages/pool/rows.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -24,52 +25,11 @@ constexpr const char* kSoftware = "divergen " DIVERGEN_VERSION;
 constexpr const char* kPictures = "divergen-pictures";
 constexpr const char* kMasks = "divergen-masks";
 constexpr const char* kVerdicts = "divergen-verdicts";
+constexpr const char* kFused = "fused";
 
-void check_rows(const Plan& plan, Plan::Range range, const store::Table& table) {
-  const auto& ids = table.get<std::uint64_t>("item_id");
-  if (ids.size() == range.last - range.first &&
-      std::equal(ids.begin(), ids.end(), plan.item_id.begin() + static_cast<std::ptrdiff_t>(range.first)))
-    return;
-  fail(ErrorKind::Data, {"a shard does not hold the items of the plan", cat("a '", table.format(), "' table"),
-                         cat(ids.size(), " rows for items ", range.first, " to ", range.last, " of the plan"),
-                         "run the stages again from `divergen generate` on: they make again what does not fit"});
-}
-
-/// A list of names that a stage left in its tables.
-std::vector<std::string> texts_of(const store::Table& table, const char* document, const char* stage) {
-  try {
-    return nlohmann::json::parse(table.documents.at(document)).get<std::vector<std::string>>();
-  } catch (const std::exception& error) {
-    fail(ErrorKind::Data, {"a list of names in a stage's table cannot be read", cat("document '", document, "'"),
-                           error.what(), cat("run `divergen ", stage, "` again")});
-  }
-}
-
-/// The cut-out of row `row`, or nothing and why.
-std::optional<CutOut> cut_row(const FilteredShard& shard, std::size_t row, int threshold, std::string& reason) {
-  const auto picture = image::decode(shard.pictures.heap(row), image::Channels::Rgb);
-  const auto mask = image::decode(shard.masks.heap(row), image::Channels::Grey);
-  if (!picture.image || !mask.image || picture.image->width != mask.image->width ||
-      picture.image->height != mask.image->height) {
-    reason = "unreadable";
-    return std::nullopt;
-  }
-  CutOut cut = cut_out(*picture.image, *mask.image, threshold);
-  if (cut.problem == CutProblem::None) return cut;
-  reason = cut.problem == CutProblem::Empty ? "empty" : "thin";
-  return std::nullopt;
-}
-
-store::Instance instance_of(const FilteredShard& shard, std::size_t row, const CutOut& cut) {
-  store::Instance out;
-  out.item_id = shard.pictures.get<std::uint64_t>("item_id")[row];
-  out.seed = shard.pictures.get<std::uint64_t>("seed")[row];
-  out.category_id = shard.pictures.get<std::int32_t>("category")[row];
-  out.generator = shard.pictures.get<std::int32_t>("generator")[row];
-  out.prompt = shard.pictures.get<std::int32_t>("prompt")[row];
-  out.sample = shard.pictures.get<std::int32_t>("sample")[row];
-  out.source_width = shard.pictures.get<std::int32_t>("width")[row];
-  out.source_height = shard.pictures.get<std::int32_t>("height")[row];
+store::Instance instance_of(const FilteredShard& shard, const AnnotatorChoice& choice, std::size_t row,
+                            const CutOut& cut) {
+  store::Instance out = planned_part(shard.pictures, row);
   out.width = cut.rgba.width;
   out.height = cut.rgba.height;
   out.box_x = cut.x;
@@ -77,16 +37,8 @@ store::Instance instance_of(const FilteredShard& shard, std::size_t row, const C
   out.area = cut.area;
   out.similarity = shard.verdicts.get<float>("similarity")[row];
   out.clip_score = shard.verdicts.get<float>("clip_score")[row];
-  if (cut.touches_border) out.flags |= store::kTouchesBorder;
-  if (cut.parts_dropped) out.flags |= store::kPartsDropped;
-  if (shard.masks.has("annotator")) {
-    const std::vector<std::string> names = texts_of(shard.masks, "annotators", "annotate");
-    for (const std::string& name : names)
-      out.annotator_scores.emplace_back(name, shard.masks.get<float>("annotator_score." + name)[row]);
-    const auto chosen = static_cast<std::size_t>(shard.masks.get<std::int32_t>("annotator")[row]);
-    DIVERGEN_CHECK(chosen < names.size(), chosen);
-    out.annotator = names[chosen];
-  }
+  out.flags = flags_of(cut);
+  choice.tell(row, out);
   out.png = image::encode_png(cut.rgba);
   return out;
 }
@@ -109,6 +61,8 @@ struct Makers {
 
 /// Collective: the first rank reads, the others are told.
 Makers makers_of(const RunContext& context, const Plan& plan) {
+  const bool fused = context.config.run.fused;
+  const std::string pictures = fused ? kFused : "generate";
   std::string text;
   context.world.together([&] {
     if (!context.world.is_root()) return;
@@ -118,13 +72,15 @@ Makers makers_of(const RunContext& context, const Plan& plan) {
     for (std::size_t s = 0; s < plan.shards(); ++s) {
       const auto generator = static_cast<std::size_t>(plan.generator[plan.shard(s).first]);
       if (!makers.weights[generator].empty()) continue;
-      makers.weights[generator] = attribute_of(context, "generate", s, "weights_hash");
-      makers.libtorch[generator] = attribute_of(context, "generate", s, "libtorch");
+      makers.weights[generator] = attribute_of(context, pictures, s, "weights_hash");
+      makers.libtorch[generator] = attribute_of(context, pictures, s, "libtorch");
     }
     text = nlohmann::json{{"weights", makers.weights},
                           {"libtorch", makers.libtorch},
-                          {"annotator", attribute_of(context, "annotate", 0, "weights_hash")},
-                          {"clip", attribute_of(context, "filter.scores", 0, "weights_hash")}}
+                          {"annotator", fused ? attribute_of(context, kFused, 0, "annotator_hash")
+                                              : attribute_of(context, "annotate", 0, "weights_hash")},
+                          {"clip", fused ? attribute_of(context, kFused, 0, "clip_hash")
+                                         : attribute_of(context, "filter.scores", 0, "weights_hash")}}
                .dump();
   });
   const auto told = nlohmann::json::parse(context.world.broadcast_text(std::move(text)));
@@ -192,25 +148,30 @@ void complete_library(const RunContext& context, StageRecord& record) {
 }  // namespace
 
 void pool_rows(const Plan& plan, Plan::Range range, const FilteredShard& shard, int alpha_threshold,
-               std::vector<store::Instance>& instances, Counts& rejected) {
+               std::vector<store::Instance>& instances, Counts& rejected, const PoolRequest& request) {
   for (const store::Table* table : {&shard.pictures, &shard.masks, &shard.verdicts}) check_rows(plan, range, *table);
-  const std::vector<std::string> reasons = texts_of(shard.verdicts, "reasons", "filter");
-  const auto& kept = shard.verdicts.get<std::uint8_t>("kept");
-  const auto& reason = shard.verdicts.get<std::int32_t>("reason");
-  for (std::size_t row = 0; row < kept.size(); ++row) {
-    if (kept[row] == 0) {
-      const auto index = static_cast<std::size_t>(reason[row]);
-      if (reason[row] < 0 || index >= reasons.size())
-        fail(ErrorKind::Data,
-             {"a verdict has no reason", cat("row ", row), cat("reason ", reason[row]), "run `divergen filter` again"});
-      ++rejected[reasons[index]];
+  const Verdicts judged(shard.verdicts);
+  const AnnotatorChoice choice(shard.masks);
+  const auto& ids = shard.pictures.get<std::uint64_t>("item_id");
+  for (std::size_t row = 0; row < ids.size(); ++row) {
+    if (const std::string* reason = judged.rejected(row)) {
+      ++rejected[*reason];
       continue;
     }
-    std::string problem;
-    if (const auto cut = cut_row(shard, row, alpha_threshold, problem)) {
-      instances.push_back(instance_of(shard, row, *cut));
-    } else {
-      ++rejected[problem];
+    if (request.have != nullptr) {
+      if (const auto found = request.have->find(ids[row]); found != request.have->end()) {
+        instances.push_back(found->second);
+        continue;
+      }
+    }
+    try {
+      const CutRow cut = cut_row(shard.pictures, shard.masks, row, alpha_threshold);
+      if (cut.state == CutState::Cut) instances.push_back(instance_of(shard, choice, row, cut.cut));
+      else ++rejected[reason_of(cut.state)];
+    } catch (const std::exception& error) {
+      if (!request.isolate) throw;
+      ++rejected[kFailed];
+      log::warn("pool: item ", to_hex(ids[row]), " cannot be cut out: ", error.what());
     }
   }
 }
@@ -228,16 +189,44 @@ std::vector<ShardGroup> group_shards(const Plan& plan, std::int64_t shard_rows) 
   return groups;
 }
 
+namespace {
+
+/// The shard of the library that holds what was kept of a group of shards.
+store::Table make_group(const RunContext& context, const Plan& plan, const ShardGroup& group,
+                        const store::LibraryTables& tables, const ShardRequest& request) {
+  std::map<std::uint64_t, store::Instance> have;  // instances of a damaged shard that verified: not cut out again
+  if (request.kept != nullptr)
+    for (store::Instance& one : store::instances_of(request.kept->rows)) have.emplace(one.item_id, std::move(one));
+  std::vector<store::Instance> instances;
+  Counts rejected;
+  for (std::size_t s = group.first; s < group.last; ++s) {
+    const store::Table verdicts = read_shard(context.dir, "filter", s, kVerdicts);
+    if (context.config.run.fused)
+      pool_cutouts(plan, plan.shard(s), read_shard(context.dir, kFused, s, kCutoutsFormat), verdicts, instances,
+                   rejected);
+    else
+      pool_rows(
+          plan, plan.shard(s),
+          {read_shard(context.dir, "generate", s, kPictures), read_shard(context.dir, "annotate", s, kMasks), verdicts},
+          static_cast<int>(context.config.pool.alpha_threshold), instances, rejected, {&have, request.isolate});
+  }
+  store::Table table = store::make_library_table(instances, tables);
+  set_rejected(table, rejected);
+  return table;
+}
+
+}  // namespace
+
 void run_pool(const RunContext& context) {
   const config::PoolSettings& settings = context.config.pool;
   Plan plan;
   std::string verdicts;
   context.world.together([&] {
-    plan = read_plan(context.dir.plan());
+    plan = read_plan(context.dir);
     verdicts = fingerprint_of(context.dir, "filter");
   });
   const std::vector<ShardGroup> groups = group_shards(plan, settings.shard_rows);
-  store::LibraryTables tables;
+  std::optional<store::LibraryTables> tables;
 
   ShardedStage stage;
   stage.name = kStage;
@@ -247,17 +236,9 @@ void run_pool(const RunContext& context) {
   stage.products = {context.dir.library() / "index.h5"};
   stage.items = [&](std::size_t group) { return groups[group].items; };
   stage.prepare = [&] { tables = library_tables(context, plan, stage.fingerprint); };
-  stage.make = [&](std::size_t group) {
-    std::vector<store::Instance> instances;
-    Counts rejected;
-    for (std::size_t s = groups[group].first; s < groups[group].last; ++s)
-      pool_rows(plan, plan.shard(s),
-                {read_shard(context.dir, "generate", s, kPictures), read_shard(context.dir, "annotate", s, kMasks),
-                 read_shard(context.dir, "filter", s, kVerdicts)},
-                static_cast<int>(settings.alpha_threshold), instances, rejected);
-    store::Table table = store::make_library_table(instances, tables);
-    set_rejected(table, rejected);
-    return table;
+  stage.make = [&](std::size_t group) { return make_group(context, plan, groups[group], *tables, {}); };
+  stage.make_rows = [&](std::size_t group, const ShardRequest& request) {
+    return make_group(context, plan, groups[group], *tables, request);
   };
   stage.complete = [&](StageRecord& record) { complete_library(context, record); };
   run_sharded(context, stage);

@@ -147,9 +147,11 @@ void gather_generators(RunFacts& facts, const RunDirectory& dir) {
   constexpr std::size_t kMostHeads = 64;
   if (!facts.generators.empty()) return;
   std::set<std::string> seen;
-  for (std::size_t i = 0; i < kMostHeads && std::filesystem::exists(dir.shard("generate", i)); ++i)
+  const std::string stage = std::filesystem::exists(dir.shard("generate", 0)) ? "generate" : "fused";
+  for (std::size_t i = 0; i < kMostHeads && std::filesystem::exists(dir.shard(stage, i)); ++i)
     attempt(facts, "a shard of pictures cannot be read", [&] {
-      auto a = store::read_table_head(dir.shard("generate", i)).attributes;
+      auto a = store::read_table_head(dir.shard(stage, i)).attributes;
+      if (stage == "fused") facts.annotator_hash = a["annotator_hash"];
       if (a.contains("generator") && seen.insert(a["generator"]).second)
         facts.generators.push_back({a["generator"], "", a["sampler"], a["steps"], a["guidance"], a["weights_hash"]});
     });
@@ -174,7 +176,9 @@ void note_missing(RunFacts& facts, const config::RunConfig& config) {
   const bool wants_library = config.trainings.empty() || std::any_of(config.trainings.begin(), config.trainings.end(),
                                                                      [](const auto& t) { return t.use_pool; });
   if (wants_library)
-    for (const char* stage : {"plan", "generate", "annotate", "filter", "pool"})
+    for (const std::string& stage : config.run.fused
+                                        ? std::vector<std::string>{"plan", "fused", "filter", "pool"}
+                                        : std::vector<std::string>{"plan", "generate", "annotate", "filter", "pool"})
       if (facts.record(stage) == nullptr) facts.missing.push_back(cat("stage ", stage, " is not complete"));
   for (const auto& training : config.trainings) {
     if (facts.record("train." + training.name) == nullptr) {

@@ -9,7 +9,7 @@
 #include "base/hash.hpp"
 #include "base/rng.hpp"
 #include "image/geometry.hpp"
-#include "stages/plan/plan.hpp"
+#include "stages/plan/retries.hpp"
 #include "stages/report/pictures.hpp"
 #include "store/table.hpp"
 
@@ -21,6 +21,7 @@ using image::Image;
 constexpr int kTile = 88;  // px of a tile's side: 64 px shown, sharp on screens of higher density
 constexpr int kJpegQuality = 80;
 constexpr int kMaskThreshold = 128;  // of the annotate stage: above it is the object
+constexpr const char* kFused = "fused";
 
 /// A square tile; the picture keeps its shape if it is square, as generated ones are.
 Image tile_of(const Image& picture) {
@@ -52,6 +53,20 @@ std::string draw_tile(const Image& picture, const std::optional<Image>& mask) {
   return jpeg_uri(both, kJpegQuality);
 }
 
+/// A cut-out of a fused run in a square frame of its own: its colours, and what is opaque of them.
+std::optional<std::pair<Image, Image>> framed(const image::Decoded& cut) {
+  if (!cut.image || cut.image->channels != 4) return std::nullopt;
+  const Image& rgba = *cut.image;
+  const int side = std::max(rgba.width, rgba.height), left = (side - rgba.width) / 2, top = (side - rgba.height) / 2;
+  std::pair<Image, Image> out{Image(side, side, 3), Image(side, side, 1)};
+  for (int y = 0; y < rgba.height; ++y)
+    for (int x = 0; x < rgba.width; ++x) {
+      std::copy_n(rgba.at(y, x), 3, out.first.at(top + y, left + x));
+      *out.second.at(top + y, left + x) = rgba.at(y, x)[3] > kMaskThreshold ? 255 : 0;
+    }
+  return out;
+}
+
 /// The best so many by key, smallest first.
 struct Chosen {
   std::vector<std::pair<std::uint64_t, Tile>> tiles;
@@ -72,9 +87,10 @@ struct CategoryTiles {
 
 /// The tables of one shard; masks and verdicts where they are made already.
 struct Shard {
-  store::Table pictures;
+  store::Table pictures;  // of a fused run its cut-outs
   std::optional<store::Table> masks, verdicts;
   std::vector<std::string> reasons;
+  bool is_cut = false;
 };
 
 std::optional<store::Table> read_if_there(const Path& file, const std::vector<std::uint64_t>& ids) {
@@ -86,11 +102,12 @@ std::optional<store::Table> read_if_there(const Path& file, const std::vector<st
   return table;
 }
 
-Shard read_whole(const RunDirectory& dir, std::size_t index) {
+Shard read_whole(const RunDirectory& dir, const std::string& stage, std::size_t index) {
   Shard shard;
-  shard.pictures = store::read_table(dir.shard("generate", index));
+  shard.is_cut = stage == kFused;
+  shard.pictures = store::read_table(dir.shard(stage, index));
   const auto& ids = shard.pictures.get<std::uint64_t>("item_id");
-  shard.masks = read_if_there(dir.shard("annotate", index), ids);
+  if (!shard.is_cut) shard.masks = read_if_there(dir.shard("annotate", index), ids);
   shard.verdicts = read_if_there(dir.shard("filter", index), ids);
   if (shard.verdicts) {
     const auto document = shard.verdicts->documents.find("reasons");
@@ -118,9 +135,7 @@ class Collector {
       const std::size_t limit = kept ? limits_.kept : limits_.rejected;
       const std::uint64_t key = derive_seed(ids[row], "tile");
       if (!chosen.wants(key, limit)) continue;
-      const image::Decoded picture = image::decode(shard.pictures.heap(row));
-      if (!picture.image) continue;  // "unreadable", which the filter counted
-      tile.uri = draw_tile(*picture.image, mask_of(shard, row));
+      if (!draw(shard, row, tile)) continue;  // "unreadable", which the filter counted
       describe(shard, row, tile);
       chosen.add(key, std::move(tile), limit);
     }
@@ -150,6 +165,18 @@ class Collector {
     // -1 marks items that were compared with nothing.
     if (tile.similarity > -1) (kept ? sheets.kept_similarity : sheets.rejected_similarity).push_back(tile.similarity);
     return kept;
+  }
+
+  static bool draw(const Shard& shard, std::size_t row, Tile& tile) {
+    const std::string_view bytes = shard.pictures.heap(row);
+    if (shard.is_cut) {
+      const auto both = framed(image::decode(bytes, image::Channels::Rgba));
+      if (both) tile.uri = draw_tile(both->first, both->second);
+      return both.has_value();
+    }
+    const image::Decoded picture = image::decode(bytes);
+    if (picture.image) tile.uri = draw_tile(*picture.image, mask_of(shard, row));
+    return picture.image.has_value();
   }
 
   static std::optional<Image> mask_of(const Shard& shard, std::size_t row) {
@@ -189,6 +216,8 @@ std::size_t count_shards(const Path& folder) {
 ContactSheets read_sheets(const RunDirectory& dir, const SheetLimits& limits) {
   ContactSheets sheets;
   sheets.shards = count_shards(dir.root() / "generate");
+  const std::string stage = sheets.shards > 0 ? "generate" : kFused;
+  if (sheets.shards == 0) sheets.shards = count_shards(dir.root() / kFused);
   std::optional<Plan> plan;
   const auto attempt = [&](const Path& file, const auto& read) {
     try {
@@ -197,13 +226,13 @@ ContactSheets read_sheets(const RunDirectory& dir, const SheetLimits& limits) {
       sheets.problems.push_back(error.what());
     }
   };
-  attempt(dir.plan(), [&] { plan = read_plan(dir.plan()); });
+  attempt(dir.plan(), [&] { plan = read_plan(dir); });
   Collector collector(std::move(plan), limits);
   const std::size_t reads = std::min(limits.shards, sheets.shards);
   for (std::size_t k = 0; k < reads; ++k) {
     const std::size_t index = k * sheets.shards / reads;
-    attempt(dir.shard("generate", index), [&] {
-      const Shard shard = read_whole(dir, index);
+    attempt(dir.shard(stage, index), [&] {
+      const Shard shard = read_whole(dir, stage, index);
       sheets.judged = sheets.judged || shard.verdicts.has_value();
       collector.add(shard, sheets);
       ++sheets.shards_read;

@@ -13,6 +13,7 @@
 #include "models/generator.hpp"
 #include "stages/annotate/annotate.hpp"
 #include "stages/generate/generate.hpp"
+#include "stages/plan/retries.hpp"
 #include "stages/pool/cut_out.hpp"
 #include "store/library.hpp"
 
@@ -64,7 +65,7 @@ std::vector<std::size_t> wanted(const store::Library& library, const ReproduceOp
 class Maker {
  public:
   explicit Maker(const RunContext& context)
-      : context_(context), library_(context.dir.library()), plan_(read_plan(context.dir.plan())) {
+      : context_(context), library_(context.dir.library()), plan_(read_plan(context.dir)) {
     for (std::size_t row = 0; row < plan_.size(); ++row) row_of_[plan_.item_id[row]] = row;
   }
   const store::Library& library() const { return library_; }
@@ -148,7 +149,7 @@ class Maker {
     const auto& list = context_.config.generators;
     const auto settings = std::find_if(list.begin(), list.end(), [&](const auto& g) { return g.name == then.name; });
     if (settings == list.end()) not_the_same("the generator", "not in the configuration", cat("'", then.name, "'"));
-    const std::string hash = models::hash_weights(settings->weights);
+    const std::string hash = models::hash_weights(*settings);
     if (hash != then.weights_hash) not_the_same(cat("the weights of ", then.name), hash, then.weights_hash);
     if (settings->sampler != then.sampler) not_the_same("the sampler", settings->sampler, then.sampler);
     if (settings->steps != then.steps) not_the_same("the steps", cat(settings->steps), cat(then.steps));

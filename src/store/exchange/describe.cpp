@@ -75,6 +75,7 @@ json fields() {
       {"steps", "sc:Integer", "steps of the sampler"},
       {"guidance", "sc:Float", "scale of classifier-free guidance"},
       {"sample", "sc:Integer", "which picture of this prompt"},
+      {"attempt", "sc:Integer", "0: as planned; n: the n-th further sample of one whose pictures before were rejected"},
       {"seed", "sc:Text", "16 hex digits, of the picture's noise"},
       {"width", "sc:Integer", "of the cut-out, px"},
       {"height", "sc:Integer", "of the cut-out, px"},

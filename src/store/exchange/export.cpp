@@ -83,6 +83,7 @@ json instance_to_json(const Instance& i, const LibraryTables& tables) {
               {"steps", generator.steps},
               {"guidance", generator.guidance},
               {"sample", i.sample},
+              {"attempt", attempt_of(i.sample)},
               {"seed", to_hex(i.seed)},
               {"width", i.width},
               {"height", i.height},

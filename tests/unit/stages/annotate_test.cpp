@@ -96,6 +96,21 @@ TEST(Annotate, GivesGroupsOfOneCategoryToAnnotatorsThatWantThem) {
   EXPECT_TRUE(masks.heap(4).empty());
 }
 
+TEST(Annotate, KeptRowsOfAGroupAreLookedAtAndNotMade) {
+  GroupAnnotator annotator;
+  store::Table pictures = pictures_of({image::encode_png(red(3, 10)), image::encode_png(red(3, 20)),
+                                       image::encode_png(red(3, 30)), image::encode_png(red(3, 40))});
+  pictures.add("category", std::vector<std::int32_t>{7, 3, 7, 3});
+  store::KeptRows kept{store::Table(kMasksFormat, kMasksVersion), {0, 1, 3}, 4, 0};
+
+  const store::Table masks = make_masks(pictures, annotator, 4, {{3, "apple"}, {7, "teddy_bear"}}, {&kept, false});
+
+  EXPECT_EQ(annotator.calls, (std::vector<std::vector<std::string>>{{"teddy_bear 10", "teddy_bear 30"}}));
+  EXPECT_EQ(masks.get<std::int32_t>(kChosen), (std::vector<std::int32_t>{-1, -1, 0, -1}));
+  EXPECT_TRUE(masks.heap(0).empty() && masks.heap(1).empty() && masks.heap(3).empty());
+  EXPECT_FALSE(masks.heap(2).empty());
+}
+
 TEST(Annotate, RecordsWhichAnnotatorWasChosenAndAllScores) {
   GroupAnnotator annotator;
   store::Table pictures = pictures_of({image::encode_png(red(3, 10)), "", image::encode_png(red(3, 200))});

@@ -57,6 +57,18 @@ TEST_F(EstimateTest, HoursFollowStepsAndSize) {
   EXPECT_NEAR(stage_of(estimate_plan(config, plan), "generate.sd").device_hours, before / 8, 1e-9);
 }
 
+TEST_F(EstimateTest, AFusedRunKeepsCutOutsInsteadOfPicturesAndMasks) {
+  const PlanEstimate staged = estimate_plan(config, plan);
+  config.run.fused = true;
+  const PlanEstimate fused = estimate_plan(config, plan);
+
+  EXPECT_EQ(stage_of(fused, "generate.sd").bytes, 0);
+  EXPECT_EQ(stage_of(fused, "annotate").files, 0);
+  EXPECT_EQ(stage_of(fused, "fused").files, static_cast<std::int64_t>(plan.shards()));
+  EXPECT_EQ(stage_of(fused, "fused").bytes, stage_of(fused, "pool").bytes);
+  EXPECT_EQ(stage_of(fused, "generate.sd").device_hours, stage_of(staged, "generate.sd").device_hours);
+}
+
 TEST_F(EstimateTest, WhatTheRunHasMeasuredWins) {
   StageRecord record;
   record.stage = "generate";

@@ -4,6 +4,7 @@
 
 #include "base/error.hpp"
 #include "stages/pool/cut_out.hpp"
+#include "stages/pool/cutouts.hpp"
 #include "support/pool_world.hpp"
 
 namespace divergen::stages {
@@ -59,8 +60,17 @@ TEST(Pool, TakesOverWhichAnnotatorWasChosen) {
   shard.masks.documents["annotators"] = R"(["ufo", "u2net"])";
 
   pool_rows(made.plan, made.plan.shard(0), shard, 128, instances, rejected);
+  const std::size_t staged = instances.size();
+  ASSERT_GT(staged, 0u);
+  // As a fused run has them.
+  store::Table scores("divergen-scores", 1);
+  scores.add("item_id", shard.pictures.get<std::uint64_t>("item_id"));
+  scores.add("readable", std::vector<std::uint8_t>(shard.pictures.rows(), 1));
+  const store::Table cutouts = make_cutouts(shard.pictures, shard.masks, scores, 128);
+  pool_cutouts(made.plan, made.plan.shard(0), cutouts, shard.verdicts, instances, rejected);
 
-  ASSERT_FALSE(instances.empty());
+  ASSERT_EQ(instances.size(), 2 * staged);
+  for (std::size_t i = 0; i < staged; ++i) EXPECT_EQ(instances[i].png, instances[staged + i].png);
   for (const store::Instance& one : instances) {
     EXPECT_EQ(one.annotator, "u2net");
     EXPECT_EQ(one.annotator_scores, (std::vector<std::pair<std::string, float>>{{"ufo", 20.5F}, {"u2net", 24.0F}}));
