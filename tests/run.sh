@@ -4,7 +4,6 @@
 #   tests/run.sh                  all tests but the benches, the long ones, and those that start a Slurm
 #   tests/run.sh --label unit     one label: unit mpi parity fault fuzz slurm e2e bench
 #   tests/run.sh --label slurm    also installs Slurm, which these tests start for themselves (as root); with long ones.
-#                                 The checkout must not lie under /tmp: each node of the test cluster has a /tmp of its own
 #   tests/run.sh -- -R parity     anything after -- goes to ctest
 #
 # DIVERGEN_FIXTURES=DIR   folder with detector/ generation/ eval/ augment/ for the parity tests (default: tests/fixtures)
@@ -15,7 +14,7 @@ with_slurm=0
 while [ $# -gt 0 ]; do
   case "$1" in
     --label) [ $# -ge 2 ] || { echo "--label wants a name" >&2; exit 64; }; select=(-L "^$2\$"); [ "$2" != slurm ] || with_slurm=1; shift 2 ;;
-    -h|--help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --) shift; break ;;
     *) echo "unknown option '$1'; see $0 --help" >&2; exit 64 ;;
   esac
