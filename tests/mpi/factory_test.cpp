@@ -73,9 +73,11 @@ class mpi_factory : public testing::Test {
   /// A bound of similarity that about half of the items of the run "one" are below.
   static std::string middle_similarity() {
     std::vector<float> all;
-    for (std::size_t s = 0; s < kShards; ++s)
-      for (const float similarity : read_shard(directory("one"), "filter", s, kVerdictsFormat).get<float>("similarity"))
+    for (std::size_t s = 0; s < kShards; ++s) {
+      const store::Table verdicts = read_shard(directory("one"), "filter", s, kVerdictsFormat);
+      for (const float similarity : verdicts.get<float>("similarity"))
         if (similarity > kNoSimilarity) all.push_back(similarity);
+    }
     std::sort(all.begin(), all.end());
     return cat((all[all.size() / 2] + all[all.size() / 2 - 1]) / 2);
   }
