@@ -19,7 +19,8 @@ class Library(unittest.TestCase):
         self.assertEqual(one.code, 0, one)
         self.assertEqual([r["item"] for r in json.loads(one.stdout)["results"]], [item])
         # Other steps are other pictures: refused before anything is made.
-        other = system.tool("reproduce", system.REFERENCE, item, "--set", "generators.sd.steps=4")
+        more = ("--set", "generators.sd.steps=4", "--set", "generators.deepfloyd.steps=4")
+        other = system.tool("reproduce", system.REFERENCE, item, *more)
         self.assertEqual(other.code, system.BAD_DATA, other)
         self.assertIn("steps", other.stderr)
         absent = system.tool("reproduce", system.REFERENCE, "0123456789abcdef")
