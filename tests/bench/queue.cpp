@@ -1,4 +1,4 @@
-// Uneven work and the simulator's predictions at full figures; started under mpiexec by queue.py. Rank 0 prints a line
+// Uneven work and the simulator's predictions at full figures; started under mpiexec by work_queue.py. Rank 0 prints a line
 // of JSON each.
 //
 //   bench_queue uneven          items of 100 ms on average, spread 1:50

@@ -1,5 +1,5 @@
 // Uneven work on real ranks, and the simulator's prediction of it: sleeping items through the real frame, queue and
-// commits. Scaled down; tests/bench/queue.py has the full figures. A machine that is busy with something else takes
+// commits. Scaled down; tests/bench/work_queue.py has the full figures. A machine that is busy with something else takes
 // time from one try or another, never from all: the best of three counts.
 
 #include <memory>

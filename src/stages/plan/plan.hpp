@@ -82,7 +82,7 @@ struct Plan {
 
 /// From which row on a plan is cut into quarter shards. Large plans are for thousands of ranks, and the last shard of
 /// each decides how long all wait for the end: with the last eighth in quarters, 10,000 simulated ranks lose 1 % to it
-/// instead of 4 % (tests/bench/queue.py scale), for a third more files. Plans of fewer than 1,024 shards stay as they
+/// instead of 4 % (tests/bench/work_queue.py scale), for a third more files. Plans of fewer than 1,024 shards stay as they
 /// are. A function of the plan alone, so that results do not depend on the ranks.
 std::int64_t taper_start(std::size_t items, std::size_t shard_items);
 /// How the rows of a plan with so many items of each generator, one generator after another, are cut into shards.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The work queue on uneven work, and the simulator beside real runs; one JSON line each.
 
-    tests/bench/queue.py [uneven|predict|scale ...]           (after a build; all three without an argument)
+    tests/bench/work_queue.py [uneven|predict|scale ...]           (after a build; all three without an argument)
 
 uneven   4 ranks, items of 100 ms on average spread 1:50: busy until the last claim (target >= 0.97), seconds of queue
          and commit for each second of items (target <= 0.01)
