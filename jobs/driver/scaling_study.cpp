@@ -16,6 +16,7 @@
 #include "base/clock.hpp"
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/machine.hpp"
 #include "base/text.hpp"
 #include "driver/process.hpp"
 #include "lvis/dataset.hpp"
@@ -67,13 +68,6 @@ void shape_training(const ScalingPlan& plan, std::int64_t ranks, config::RunConf
   set_training(config, plan.training, items / batch, batch);
 }
 
-std::string cpu_model() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown processor";
-}
-
 std::string memory_text() {
   std::ifstream file("/proc/meminfo");
   std::string name;
@@ -91,7 +85,7 @@ std::string environment(const char* name) {
 /// "Intel(R) Xeon(R) Processor @ 2.10GHz" -> "xeon".
 std::string short_hardware() {
   if (const std::string gpu = gpu_model(); !gpu.empty()) return gpu;
-  std::string model = cpu_model();
+  std::string model = processor_name();
   for (const char* noise : {"(R)", "(TM)", "Intel", "AMD", "Processor", "CPU"})
     for (std::size_t at = model.find(noise); at != std::string::npos; at = model.find(noise))
       model.erase(at, std::string(noise).size());
@@ -110,7 +104,7 @@ json machine_facts(const ScalingPlan& plan) {
     facts["Partition"] = environment("SLURM_JOB_PARTITION");
     facts["Nodes of the first job"] = environment("SLURM_JOB_NODELIST");
   }
-  facts["Kind of node"] = cat(cpu_model(), ", ", std::thread::hardware_concurrency(), " cores, ", memory_text());
+  facts["Kind of node"] = cat(processor_name(), ", ", std::thread::hardware_concurrency(), " cores, ", memory_text());
   if (const std::string gpu = gpu_model(); !gpu.empty()) facts["GPU"] = gpu;
   utsname system{};
   if (::uname(&system) == 0) facts["System"] = cat(system.sysname, " ", system.release);

@@ -15,6 +15,7 @@
 #include <functional>
 
 #include "base/allocator.hpp"
+#include "base/machine.hpp"
 #include "models/detector/backbone.hpp"
 #include "nn/adamw.hpp"
 #include "parity/detector/detector_case.hpp"
@@ -31,15 +32,6 @@ struct Peer {  // ms
 };
 constexpr Peer kPeers[] = {
     {"swin", 256, 235, 110}, {"swin", 512, 447, 181}, {"r50", 256, 230, 111}, {"r50", 512, 510, 242}};
-
-double processor_seconds() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto of = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return of(usage.ru_utime) + of(usage.ru_stime);
-}
 
 double peak_gigabytes() {
   rusage usage{};

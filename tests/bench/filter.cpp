@@ -7,8 +7,6 @@
 //   bench_filter similarity TABLE GENERATED BAR         mean similarity of each generated one to all real ones; which
 //                  are kept
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -19,6 +17,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.hpp"
+#include "base/machine.hpp"
 #include "image/image.hpp"
 #include "lvis/dataset.hpp"
 #include "stages/filter/real_crops.hpp"
@@ -31,14 +30,6 @@ namespace {
 using nlohmann::json;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-double cpu() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
 
 json crops(const Path& annotations, const Path& pictures, std::int64_t padding, const Path& out) {
   const lvis::Dataset dataset = lvis::read_dataset(annotations, {1, true});
@@ -48,7 +39,7 @@ json crops(const Path& annotations, const Path& pictures, std::int64_t padding, 
   if (!out.empty()) file.open(out, std::ios::binary);
   std::int64_t count = 0, pixels = 0;
   double written = 0;
-  const double start = now(), cpu_start = cpu();
+  const double start = now(), cpu_start = processor_seconds();
   std::size_t index = static_cast<std::size_t>(-1);
   image::Image picture;
   for (const CropPlace& place : plan_crops(dataset, ids, 0)) {
@@ -65,15 +56,17 @@ json crops(const Path& annotations, const Path& pictures, std::int64_t padding, 
     ++count;
     pixels += std::int64_t{crop.width} * crop.height;
     if (file.is_open()) {
-      const double before = cpu();
+      const double before = processor_seconds();
       const std::int64_t head[3] = {dataset.annotations[place.annotation].id, crop.width, crop.height};
       file.write(reinterpret_cast<const char*>(head), sizeof head);
       file.write(reinterpret_cast<const char*>(crop.pixels.data()), static_cast<std::streamsize>(crop.pixels.size()));
-      written += cpu() - before;
+      written += processor_seconds() - before;
     }
   }
-  return {
-      {"crops", count}, {"pixels", pixels}, {"seconds", now() - start}, {"cpu_seconds", cpu() - cpu_start - written}};
+  return {{"crops", count},
+          {"pixels", pixels},
+          {"seconds", now() - start},
+          {"cpu_seconds", processor_seconds() - cpu_start - written}};
 }
 
 json features(const Path& raw, std::size_t rows, std::size_t size, const Path& out) {
@@ -101,9 +94,9 @@ json similarity(const Path& file, std::size_t generated, double bar) {
   json kept;
   double cpu_seconds = 0;
   for (int round = 0; round < 6; ++round) {
-    const double start = now(), cpu_start = cpu();
+    const double start = now(), cpu_start = processor_seconds();
     const store::Table table = store::read_table(file);
-    const double loaded = cpu();
+    const double loaded = processor_seconds();
     const auto unit = [&](std::size_t row) {
       std::vector<float> vector(table.heap(row).size() / sizeof(float));
       std::memcpy(vector.data(), table.heap(row).data(), table.heap(row).size());
@@ -124,8 +117,8 @@ json similarity(const Path& file, std::size_t generated, double bar) {
     }
     if (round == 0) continue;
     seconds.push_back(now() - start);
-    arithmetic.push_back(cpu() - loaded);
-    cpu_seconds += (cpu() - cpu_start) / 5;
+    arithmetic.push_back(processor_seconds() - loaded);
+    cpu_seconds += (processor_seconds() - cpu_start) / 5;
   }
   std::sort(seconds.begin(), seconds.end());
   std::sort(arithmetic.begin(), arithmetic.end());

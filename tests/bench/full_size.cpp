@@ -10,7 +10,6 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
-#include <sys/resource.h>
 
 #include <chrono>
 #include <cstdio>
@@ -21,6 +20,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/allocator.hpp"
+#include "base/machine.hpp"
 #include "models/clip/clip.hpp"
 #include "models/diffusion/autoencoder_kl.hpp"
 #include "models/diffusion/unet2d_condition.hpp"
@@ -61,15 +61,6 @@ Model make(const std::string& name) {
     return model_of(std::make_shared<Sam>(SamConfig::published("vit_b")), {at::randn({1, 3, 1024, 1024})},
                     [](const auto& m, const auto& x) { return m.image_encoder.forward(x[0]); });
   fail(ErrorKind::Usage, {"there is no such model", name, "", "see the head of full_size.cpp"});
-}
-
-double processor_seconds() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto of = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return of(usage.ru_utime) + of(usage.ru_stime);
 }
 
 void serve(const std::string& name, const std::string& precision, bool innermost) {

@@ -8,7 +8,6 @@
 //   bench_store open FOLDER          opens it
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +21,7 @@
 
 #include "base/error.hpp"
 #include "base/hash.hpp"
+#include "base/machine.hpp"
 #include "base/rng.hpp"
 #include "image/image.hpp"
 #include "store/library_format.hpp"
@@ -33,14 +33,6 @@ namespace {
 using nlohmann::json;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-double cpu() {
-  rusage usage{};
-  ::getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
 
 std::vector<image::Image> pictures_of(const Path& folder) {
   std::vector<Path> files;
@@ -88,7 +80,7 @@ json encode(const Path& folder) {
   const auto pictures = pictures_of(folder);
   const Path library = new_library(folder);
   const LibraryTables with = tables();
-  const double start = now(), cpu_start = cpu();
+  const double start = now(), cpu_start = processor_seconds();
   std::vector<Instance> instances;
   std::uint64_t bytes = 0;
   for (std::size_t i = 0; i < pictures.size(); ++i) {
@@ -97,7 +89,7 @@ json encode(const Path& folder) {
     bytes += instances.back().png.size();
   }
   write_library_shard(library / "shard-000000.h5", instances, with);
-  const double seconds = now() - start, cpu_seconds = cpu() - cpu_start;
+  const double seconds = now() - start, cpu_seconds = processor_seconds() - cpu_start;
   write_library_index(library);
   return {{"pictures", pictures.size()},
           {"seconds", seconds},
@@ -115,10 +107,10 @@ struct Rounds {
   template <class Work>
   void time(const Work& work) {
     ::sync();
-    const double start = now(), cpu_start = cpu();
+    const double start = now(), cpu_start = processor_seconds();
     work();
     if (all++ > 0) seconds.push_back(now() - start);  // the first one warms up
-    cpu_seconds += cpu() - cpu_start;
+    cpu_seconds += processor_seconds() - cpu_start;
   }
   json to_json() {
     std::sort(seconds.begin(), seconds.end());
@@ -189,14 +181,17 @@ json read(const Path& folder, std::size_t count) {
   const Library library(folder / "library");
   for (std::size_t i = 0; i < library.size(); ++i) library.read_png(i);  // into the page cache
   Rng rng(9);
-  const double start = now(), cpu_start = cpu();
+  const double start = now(), cpu_start = processor_seconds();
   std::uint64_t pixels = 0;
   for (std::size_t n = 0; n < count; ++n) {
     const auto decoded = image::decode(library.read_png(rng.below(library.size())), image::Channels::Rgba);
     DIVERGEN_CHECK(decoded.image);
     pixels += decoded.image->pixels.size();
   }
-  return {{"pictures", count}, {"seconds", now() - start}, {"cpu_seconds", cpu() - cpu_start}, {"bytes", pixels}};
+  return {{"pictures", count},
+          {"seconds", now() - start},
+          {"cpu_seconds", processor_seconds() - cpu_start},
+          {"bytes", pixels}};
 }
 
 /// The index of a library that is not there: N entries in shards of 4,096.
@@ -263,7 +258,7 @@ long resident_kilobytes() {
 json open(const Path& folder) {
   std::vector<double> seconds;
   double entry_seconds = 0;
-  const double cpu_start = cpu();
+  const double cpu_start = processor_seconds();
   long before = resident_kilobytes(), after = 0;
   for (int round = 0; round < 6; ++round) {
     const double start = now();
@@ -276,7 +271,7 @@ json open(const Path& folder) {
   }
   std::sort(seconds.begin(), seconds.end());
   return {{"seconds", seconds[seconds.size() / 2]},
-          {"cpu_seconds", (cpu() - cpu_start) / 6},
+          {"cpu_seconds", (processor_seconds() - cpu_start) / 6},
           {"all", seconds},
           {"kilobytes", after - before},
           {"first_entry_seconds", entry_seconds}};

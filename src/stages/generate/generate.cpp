@@ -4,13 +4,13 @@
 #include <torch/version.h>
 
 #include <algorithm>
-#include <fstream>
 #include <future>
 #include <set>
 
 #include "base/fault.hpp"
 #include "base/hash.hpp"
 #include "base/log.hpp"
+#include "base/machine.hpp"
 #include "base/time_use.hpp"
 #include "nn/device.hpp"
 
@@ -51,15 +51,6 @@ std::vector<std::string> prompts_of(const Plan& plan, std::int32_t generator) {
   std::vector<std::string> out;
   for (const std::int32_t prompt : distinct) out.push_back(plan.prompts[static_cast<std::size_t>(prompt)]);
   return out;
-}
-
-/// Name of the processor as Linux tells it; bits are promised on one kind of it.
-std::string processor_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);)
-    if (line.starts_with("model name"))
-      if (const auto colon = line.find(':'); colon != std::string::npos) return line.substr(colon + 2);
-  return "unknown processor";
 }
 
 }  // namespace
@@ -118,6 +109,7 @@ Canary CurrentModel::canary(std::size_t shard, const std::string& generators) {
   const models::GenerationItem item{plan_.prompts[static_cast<std::size_t>(plan_.prompt[first])], plan_.seed[first]};
   const image::Image picture = of(generator).generate({&item, 1}).at(0);
   const std::string_view bytes(reinterpret_cast<const char*>(picture.pixels.data()), picture.pixels.size());
+  // Bits are promised on one kind of processor.
   const std::string device = device_name_.empty() ? processor_name() : nn::gpu_name(nn::device_of(world_).index());
   return {cat(plan_.generators[static_cast<std::size_t>(generator)], " ", to_hex(hash128(generators)), " ", device, " ",
               at::get_num_threads(), " threads, divergen " DIVERGEN_VERSION ", LibTorch " TORCH_VERSION),
