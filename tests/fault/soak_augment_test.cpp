@@ -28,7 +28,7 @@ TEST(SoakMemory, Loaders) {
   stages::augment_world::World world;
   const stages::SampleMaker maker = world.maker(stages::augment_world::pool_of(world));
   Soak soak;
-  const int loaders = times(200, 1000);
+  const int loaders = times(2000, 20000);
   for (int i = 0; i < loaders; ++i) {
     stages::SampleLoader loader(maker, static_cast<std::uint64_t>(i), 1, 2, 4);
     EXPECT_EQ(loader.next().position, static_cast<std::uint64_t>(i));
