@@ -124,26 +124,26 @@ void run(const Path& file, std::size_t count, int rounds, const Path& out) {
   }
   result["decode"] = decode, result["encode"] = encode;
   result["decode rows"] = decode_rows, result["encode rows"] = encode_rows;
-  std::vector<double> overlaps;
+  std::vector<std::vector<double>> overlaps;  // a matrix a block, as the Python side keeps its arrays
   constexpr std::size_t kBlock = 100;
   const std::size_t blocks = n / kBlock / 2;
   result["iou"] = quickest(rounds, [&] {
     overlaps.clear();
     for (std::size_t b = 0; b < blocks; ++b) {
       const std::span all(whole);
-      const auto matrix =
-          mask::iou_matrix(all.subspan(2 * b * kBlock, kBlock), all.subspan((2 * b + 1) * kBlock, kBlock));
-      overlaps.insert(overlaps.end(), matrix.begin(), matrix.end());
+      overlaps.push_back(
+          mask::iou_matrix(all.subspan(2 * b * kBlock, kBlock), all.subspan((2 * b + 1) * kBlock, kBlock)));
     }
   });
-  result["pairs"] = overlaps.size();
+  result["pairs"] = overlaps.size() * kBlock * kBlock;
   result["checksum"] = sum;
   result["bits"] = to_hex(hash);
-  std::string lines;
+  std::string lines, ratios;
+  for (const std::vector<double>& matrix : overlaps)
+    ratios.append(reinterpret_cast<const char*>(matrix.data()), matrix.size() * sizeof(double));
   for (const std::string& text : merged) lines += text + "\n";
   write_file_atomic(out, lines);
-  write_file_atomic(out.string() + ".iou",
-                    {reinterpret_cast<const char*>(overlaps.data()), overlaps.size() * sizeof(double)});
+  write_file_atomic(out.string() + ".iou", ratios);
   std::puts(result.dump().c_str());
 }
 
