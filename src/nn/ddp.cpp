@@ -21,6 +21,7 @@
 #include "base/rank_record.hpp"
 #include "base/text.hpp"
 #include "nn/mpi_backend.hpp"
+#include "nn/scale_finite.hpp"
 #ifdef DIVERGEN_HAVE_TORCH_CUDA
 #include "nn/nccl_backend.hpp"
 #endif
@@ -75,11 +76,15 @@ void broadcast_tensors(const Module& module, comm::World& world) {
   }
 }
 
+// DistributedDataParallel's default. Over MPI a message of a megabyte is already at full speed, and a small model has to
+// have several buckets if its gradients are to travel while backward goes on (tests/bench/ddp_speed.py).
+constexpr std::int64_t kDeviceBucketBytes = std::int64_t{25} << 20, kHostBucketBytes = std::int64_t{1} << 20;
+
 // Parameters in buckets, those that get their gradients first (the last ones) in front: as DistributedDataParallel.
 std::vector<std::vector<std::size_t>> make_buckets(const std::vector<at::Tensor>& parameters,
-                                                   const DataParallelOptions& options) {
-  std::vector<std::size_t> limits{static_cast<std::size_t>(options.bucket_bytes)};
-  if (!options.find_unused_parameters)
+                                                   bool find_unused_parameters, std::int64_t bytes) {
+  std::vector<std::size_t> limits{static_cast<std::size_t>(bytes)};
+  if (!find_unused_parameters)
     limits.insert(limits.begin(), static_cast<std::size_t>(c10d::kDefaultFirstBucketBytes));
   auto [buckets, sizes] = c10d::compute_bucket_assignment_by_size(parameters, limits);
   std::reverse(buckets.begin(), buckets.end());
@@ -134,9 +139,16 @@ class ReduceAndLook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d:
   c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
     const at::NoGradGuard no_grad;
     at::Tensor& gradients = bucket.getBufferRef();
-    const auto [least, most] = at::aminmax(gradients);  // NaN comes through
-    bad_.add_(at::logical_and(at::isfinite(least), at::isfinite(most)).logical_not());
-    gradients.mul_(1.0 / state_->getSize());
+    const double share = 1.0 / state_->getSize();
+    if (gradients.is_cpu() && gradients.scalar_type() == at::kFloat && gradients.is_contiguous()) {
+      if (!scale_finite(gradients.mutable_data_ptr<float>(), static_cast<std::size_t>(gradients.numel()),
+                        static_cast<float>(share)))
+        bad_.add_(1);
+    } else {
+      const auto [least, most] = at::aminmax(gradients);  // NaN comes through
+      bad_.add_(at::logical_and(at::isfinite(least), at::isfinite(most)).logical_not());
+      gradients.mul_(share);
+    }
     std::vector<at::Tensor> tensors{gradients};
     return state_->allreduce(tensors)->getFuture();
   }
@@ -151,6 +163,7 @@ struct DataParallel::Engine {
   comm::World& world;
   int exceptions = std::uncaught_exceptions();
   c10::intrusive_ptr<c10d::Backend> backend;
+  c10::intrusive_ptr<MpiBackend> mpi;  // the same, where it is that
   c10::intrusive_ptr<c10d::ProcessGroup> group;
   std::unique_ptr<c10d::Reducer> reducer;
   bool on_device = false;
@@ -177,18 +190,22 @@ DataParallel::Engine::Engine(comm::World& world_, const std::vector<NamedTensor>
                              "build it with a LibTorch that has CUDA, or set the device to cpu"});
 #endif
   } else {
-    backend = c10::make_intrusive<MpiBackend>(world);
+    mpi = c10::make_intrusive<MpiBackend>(world);
+    backend = mpi;
     group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
   }
 
+  const std::int64_t bucket_bytes = options.bucket_bytes > 0 ? options.bucket_bytes
+                                    : on_device              ? kDeviceBucketBytes
+                                                             : kHostBucketBytes;
   std::unordered_map<std::size_t, std::string> names;  // for the Reducer's messages
   for (std::size_t i = 0; i < parameters.size(); ++i)
     for (const NamedTensor& one : named)
       if (one.tensor.is_same(parameters[i])) names.emplace(i, one.name);
   reducer = std::make_unique<c10d::Reducer>(
-      parameters, make_buckets(parameters, options), group, std::vector<bool>(parameters.size(), false),
-      options.bucket_bytes, options.find_unused_parameters, /*gradient_as_bucket_view=*/false, std::move(names),
+      parameters, make_buckets(parameters, options.find_unused_parameters, bucket_bytes), group, std::vector<bool>(parameters.size(), false),
+      bucket_bytes, options.find_unused_parameters, /*gradient_as_bucket_view=*/true, std::move(names),
       /*first_bucket_bytes_cap=*/c10d::kDefaultFirstBucketBytes, /*skip_all_reduce_unused_params=*/false,
       /*use_python_reducer=*/false, /*bucket_bytes_cap_list=*/std::vector<std::int64_t>{});
   bad_gradients = at::zeros({}, parameters.front().options().requires_grad(false));
@@ -229,7 +246,9 @@ void DataParallel::prepare_for_backward(const std::vector<at::Tensor>& losses) {
 void DataParallel::finish_backward() {
   // The Reducer itself waits for the last bucket, in a callback at the end of backward; what is left is to see that it
   // did (a backward that ended early would leave gradients half averaged).
-  if (engine_) engine_->reducer->check_finalized();
+  if (!engine_) return;
+  engine_->reducer->check_finalized();
+  if (engine_->mpi) engine_->mpi->count_wait();
 }
 
 at::Tensor DataParallel::bad_local_gradients() const { return engine_ ? engine_->bad_gradients : at::Tensor(); }

@@ -30,9 +30,9 @@ struct DataParallelOptions {
   /// in each step. The reference trains so (find_unused_parameters=True). Without it, every parameter must get a
   /// gradient in every step.
   bool find_unused_parameters = true;
-  /// Gradients travel in buckets of about this size (DistributedDataParallel's default: 25 MiB). Results do not depend
-  /// on it.
-  std::int64_t bucket_bytes = std::int64_t{25} << 20;
+  /// Gradients travel in buckets of about this size; 0: 25 MiB on GPUs (DistributedDataParallel's default), 1 MiB over
+  /// MPI. Results do not depend on it.
+  std::int64_t bucket_bytes = 0;
   /// After this long, and a little more, in one collective of NCCL the process ends (0: never): the second line behind
   /// comm::Watchdog, which names the rank.
   double timeout_seconds = 300;

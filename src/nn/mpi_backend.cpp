@@ -9,6 +9,7 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/time_use.hpp"
@@ -104,6 +105,11 @@ class MpiBackend::Worker : public std::enable_shared_from_this<MpiBackend::Worke
     }
   }
 
+  void count_wait() {
+    const std::lock_guard lock(mutex_);
+    time_use().add(TimeUse::Comm, std::exchange(waited_, 0));
+  }
+
  private:
   using Clock = std::chrono::steady_clock;
   static double seconds_between(Clock::time_point from, Clock::time_point to) {
@@ -135,9 +141,8 @@ class MpiBackend::Worker : public std::enable_shared_from_this<MpiBackend::Worke
       task = {};
       lock.lock();
       busy_ = false;
-      // When the last bucket has been asked for, backward has nothing left to do but wait.
       time_use().add(TimeUse::Moving, seconds_between(begin, end));
-      if (queue_.empty()) time_use().add(TimeUse::Comm, seconds_between(std::max(begin, last_asked_), end));
+      waited_ = seconds_between(last_asked_, end);
     }
   }
 
@@ -147,6 +152,7 @@ class MpiBackend::Worker : public std::enable_shared_from_this<MpiBackend::Worke
   std::deque<Task> queue_;
   bool stopping_ = false, busy_ = false;
   Clock::time_point last_asked_;
+  double waited_ = 0;  // seconds from when the last collective was asked for to when all were done
   std::thread thread_;
 };
 
@@ -158,6 +164,8 @@ MpiBackend::MpiBackend(comm::World& world)
 }
 
 MpiBackend::~MpiBackend() { worker_->stop(std::uncaught_exceptions() > exceptions_); }
+
+void MpiBackend::count_wait() { worker_->count_wait(); }
 
 c10::intrusive_ptr<c10d::Work> MpiBackend::allreduce(std::vector<at::Tensor>& tensors,
                                                      const c10d::AllreduceOptions& options) {

@@ -8,6 +8,7 @@
 
 #include "base/error.hpp"
 #include "base/rng.hpp"
+#include "base/time_use.hpp"
 #include "models/detector/backbone.hpp"
 #include "models/detector/checkpoint.hpp"
 #include "nn/amp.hpp"
@@ -141,6 +142,7 @@ void DetectorTask::mean_over_ranks(at::Tensor& values) const {
   if (world_.size() == 1) return;
   at::NoGradGuard no_grad;
   at::Tensor copy = values.detach().to(at::kCPU, at::kFloat).contiguous().clone();
+  const TimeUseTimer timer(TimeUse::Agree);
   world_.sum(std::span<float>(copy.mutable_data_ptr<float>(), static_cast<std::size_t>(copy.numel())));
   values.copy_(copy.div_(world_.size()));
 }

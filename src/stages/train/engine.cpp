@@ -2,65 +2,19 @@
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
-#include <torch/headeronly/version.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <exception>
-#include <optional>
 
 #include "base/clock.hpp"
-#include "base/error.hpp"
 #include "base/fault.hpp"
 #include "base/log.hpp"
 #include "base/rank_record.hpp"
-#include "base/text.hpp"
 #include "base/time_use.hpp"
 #include "base/walltime.hpp"
-#include "nn/adamw.hpp"
-#include "nn/amp.hpp"
-#include "nn/ddp.hpp"
-#include "nn/ema.hpp"
-#include "nn/lr_schedule.hpp"
-#include "stages/train/checkpoint.hpp"
-#include "stages/train/training_log.hpp"
+#include "stages/train/engine_state.hpp"
 
 namespace divergen::stages {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-using NamedValues = std::vector<std::pair<std::string, at::Tensor>>;
-
-// reference/reliability.md §5: after so many returns to a good checkpoint the fault is not a passing one.
-constexpr std::int64_t kMostRollbacks = 3;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-NamedValues persistent(const std::vector<nn::NamedTensor>& tensors) {
-  NamedValues out;
-  for (const auto& entry : tensors)
-    if (entry.is_persistent) out.emplace_back(entry.name, entry.tensor.detach());
-  return out;
-}
-
-nn::AdamWOptions optimizer_options(const config::TrainSettings& settings) {
-  nn::AdamWOptions out;
-  out.weight_decay = settings.weight_decay;
-  if (settings.clip_value > 0) out.clip_value = settings.clip_value;
-  if (settings.backbone_lr != 1)
-    out.lr_factor = [factor = settings.backbone_lr](const std::string& name) {
-      return name.starts_with("backbone.bottom_up.") ? factor : 1.0;
-    };
-  return out;
-}
-
-/// What one step told all ranks; the same on each of them.
-struct Agreed {
-  bool stop = false, bad_number = false, write_failed = false;
-  double waited = 0;                    // seconds of all ranks together
-  std::map<std::string, double> terms;  // means over ranks
-};
 
 /// Adds a part's term to the mean over parts, where the device need not be waited for.
 void add_mean(at::Tensor& mean, const at::Tensor& term, std::int64_t parts) {
@@ -86,71 +40,6 @@ void add_phases(TrainingResult& result, double begun, const TimeUseClock::Second
 
 }  // namespace
 
-struct TrainingEngine::State {
-  State(TrainingTask& task_, comm::World& world_, TrainingOptions options_)
-      : task(task_),
-        world(world_),
-        options(std::move(options_)),
-        writer(checkpoints(), {settings().keep_checkpoints, settings().keep_every}) {
-    if (settings().batch % shares() != 0)
-      fail(ErrorKind::Config,
-           {"the batch cannot be shared evenly by the ranks", cat("train.batch of '", settings().name, "'"),
-            cat("it is ", settings().batch, ", and there are ", world.size(), " ranks",
-                settings().accumulate > 1 ? cat(" with train.accumulate = ", settings().accumulate) : ""),
-            "choose a number of ranks, times train.accumulate, that divides it"});
-    schedule = {settings().lr, settings().iterations, settings().warmup, settings().warmup_factor};
-  }
-
-  const config::TrainSettings& settings() const { return options.settings; }
-  /// Of the batch: what decides, with the seed, all but the last bits.
-  std::int64_t shares() const { return world.size() * settings().accumulate; }
-  Path checkpoints() const { return options.folder / "checkpoints"; }
-
-  void begin();
-  void fresh();
-  void restore();
-  bool load_newest();
-  void save();
-  void compare_replicas();
-  void backward(const at::Tensor& total);
-  Agreed step();
-  Agreed agree(const std::map<std::string, at::Tensor>& terms, const at::Tensor& grad_norm);
-  bool weights_are_finite();
-  std::string name_bad_numbers();
-  void settle();
-  void roll_back();
-  void log_window(double lr);
-  void advance(const Agreed& agreed);
-  StateTensors tensors() const;
-  TrainingResult result_of(Clock::time_point start, double waited_before) const;
-
-  TrainingTask& task;
-  comm::World& world;
-  TrainingOptions options;
-  nn::WarmupCosine schedule;
-  std::optional<nn::DataParallel> parallel;
-  std::optional<nn::Ema> ema;
-  std::optional<nn::AdamW> optimizer;
-  std::optional<nn::GradScaler> scaler;  // with fp16
-  std::optional<TrainingLog> log;
-  CheckpointWriter writer;
-  std::exception_ptr log_problem;
-  const std::function<bool()>* stop_requested = nullptr;
-
-  std::int64_t iteration = 0, saved_iteration = -1;
-  std::int64_t first_shares = 1;  // of the batch, when the training began
-  double seconds_before = 0;      // of training, at the last restore
-  Clock::time_point clock_start;  // of the last restore
-  LogWindow window;
-  double window_seconds_before = 0;  // of the window, at the last restore
-  Clock::time_point window_start;
-  double waited_seen = 0;
-  std::int64_t steps = 0, rollbacks = 0, bad_iteration = -1;
-  std::string bad_terms;       // of this rank and step: losses that are no finite numbers
-  bool bad_gradients = false;  // of this rank and step, before they were averaged
-  double last_loss = std::nan("");
-};
-
 void TrainingEngine::State::begin() {
   rank_record().set_phase(Phase::Starting);
   world.together([&] {
@@ -167,119 +56,6 @@ void TrainingEngine::State::begin() {
   parallel.emplace(task.module(), world, parallel_options);
   if (!load_newest() && world.is_root()) log::info(settings().name, ": starts at the beginning");
   restore();
-}
-
-/// Initial values everywhere: weights, moments, averages (a copy of the weights; semantics.md §8.4 starts from random
-/// ones, because the reference makes the copy before it loads the backbone's weights).
-void TrainingEngine::State::fresh() {
-  at::NoGradGuard no_grad;
-  nn::Module& module = task.module();
-  task.initialise();
-  module.requires_grad(true);
-  module.train();
-  if (!optimizer) optimizer.emplace(module.named_parameters(), optimizer_options(settings()));
-  for (const auto& [name, tensor] : optimizer->state()) at::Tensor(tensor).zero_();
-  if (settings().ema > 0) ema.emplace(module, settings().ema);
-  if (settings().precision == "fp16") scaler.emplace();
-  iteration = 0;
-  first_shares = shares();
-  saved_iteration = -1;
-  seconds_before = 0;
-  window = {};
-}
-
-/// What follows a change of position: the stream of samples, the log, the clocks.
-void TrainingEngine::State::restore() {
-  task.keep_batches_of(first_shares);
-  task.seek(iteration);
-  world.together([&] {
-    if (log) log->rewind(iteration);
-  });
-  clock_start = window_start = Clock::now();
-  window_seconds_before = window.seconds;
-  waited_seen = task.waited_seconds();
-}
-
-/// False when there is no checkpoint to go on from.
-bool TrainingEngine::State::load_newest() {
-  std::string name;
-  world.together([&] {
-    if (!world.is_root()) return;
-    if (const auto found = newest_checkpoint(checkpoints())) {
-      name = found->path.filename().string();
-      return;
-    }
-    // Starting anew would replace them, and maybe something can still be saved: that is for a person to decide.
-    if (const auto damaged = list_checkpoints(checkpoints()); !damaged.empty())
-      fail(ErrorKind::Data,
-           {"none of the checkpoints can be used", checkpoints().string(),
-            cat("all ", damaged.size(), " are damaged; the newest, ", damaged.front().path.filename().string(), ": ",
-                verify_checkpoint(damaged.front().path).value_or("it is whole by now")),
-            "put a copy of one back, or remove this folder to train anew"});
-  });
-  name = world.broadcast_text(name);
-  if (name.empty()) return false;
-  const Path checkpoint = checkpoints() / name;
-  world.together([&] {
-    const CheckpointState state = read_checkpoint_state(checkpoint);
-    if (state.fingerprint != options.fingerprint)
-      fail(ErrorKind::Config,
-           {"there are checkpoints of another training", checkpoint.string(),
-            "its settings, data, weights or instance library were others than now",
-            cat("name another run directory (run.dir), or remove ", options.folder.string(), " to train anew")});
-    load_checkpoint(checkpoint, tensors());
-    iteration = saved_iteration = state.iteration;
-    first_shares = state.first_ranks;
-    seconds_before = state.seconds;
-    window = state.window;
-    if (state.ranks != shares() && world.is_root())
-      log::warn(settings().name, ": was trained in ", state.ranks,
-                " shares of the batch (ranks, times train.accumulate), ", "goes on with ", shares(),
-                "; the samples stay the same, the last bits do not");
-  });
-  if (world.is_root()) log::info(settings().name, ": goes on at iteration ", iteration, " from ", checkpoint.string());
-  return true;
-}
-
-StateTensors TrainingEngine::State::tensors() const {
-  StateTensors out;
-  out["model"] = persistent(task.module().named_tensors());
-  if (ema) out["ema"] = persistent(ema->tensors());
-  out["optimizer"] = optimizer->state();
-  if (scaler)
-    for (const auto& [name, tensor] : scaler->state()) out["optimizer"].emplace_back("grad_scaler." + name, tensor);
-  return out;
-}
-
-/// Collective. Replicas get the same gradients and take the same steps: a bit that differs is a fault of a device.
-void TrainingEngine::State::compare_replicas() {
-  rank_record().set_phase(Phase::Comparison);
-  parallel->check_replicas();
-}
-
-/// Collective: replicas are compared on all ranks, rank 0 writes.
-void TrainingEngine::State::save() {
-  if (saved_iteration == iteration) return;
-  const TimeUseTimer timer(TimeUse::Commit);
-  compare_replicas();
-  rank_record().set_phase(Phase::Saving);
-  const PatienceScope patience(settings().init_timeout);
-  world.together([&] {
-    if (!world.is_root()) return;
-    CheckpointState state;
-    state.iteration = iteration;
-    state.seconds = seconds_before + seconds_since(clock_start);
-    state.seed = settings().seed;
-    state.ranks = shares();
-    state.first_ranks = first_shares;
-    state.fingerprint = options.fingerprint;
-    state.config_hash = options.config_hash;
-    state.software = cat("LibTorch ", TORCH_VERSION);
-    state.window = window;
-    state.window.seconds = window_seconds_before + seconds_since(window_start);
-    writer.start(std::move(state), tensors());
-  });
-  saved_iteration = iteration;
 }
 
 void TrainingEngine::State::backward(const at::Tensor& total) {
@@ -370,73 +146,6 @@ Agreed TrainingEngine::State::agree(const std::map<std::string, at::Tensor>& ter
   return out;
 }
 
-/// Collective: everything that was to be written is, or all ranks throw what rank 0 met.
-void TrainingEngine::State::settle() {
-  const TimeUseTimer timer(TimeUse::Commit);
-  const PatienceScope patience(settings().init_timeout);
-  world.together([&] {
-    if (log_problem) std::rethrow_exception(std::exchange(log_problem, nullptr));
-    writer.wait();
-  });
-}
-
-/// Collective. The losses of the next step would tell, but a checkpoint must not hold what would make it fail for ever.
-bool TrainingEngine::State::weights_are_finite() {
-  at::Tensor bad;
-  for (const auto& [name, tensor] : persistent(task.module().named_tensors())) {
-    if (!tensor.is_floating_point() || tensor.numel() == 0) continue;
-    const at::Tensor one = at::isfinite(tensor).all().logical_not();
-    bad = bad.defined() ? bad.logical_or(one) : one;
-  }
-  const bool mine = bad.defined() && bad.item<bool>();
-  if (mine) bad_terms = "the weights after the step";
-  return !world.any(mine);
-}
-
-/// Collective, after a bad step: which ranks had what that is no finite number, for a message.
-std::string TrainingEngine::State::name_bad_numbers() {
-  std::string mine = bad_terms;
-  if (mine.empty() && bad_gradients) {
-    mine = "a gradient";
-    for (const nn::NamedTensor& named : task.module().named_parameters())
-      if (const at::Tensor& gradient = named.tensor.grad();
-          gradient.defined() && !at::isfinite(gradient).all().item<bool>()) {
-        mine = cat("the gradient of ", named.name);
-        break;
-      }
-  }
-  if (!mine.empty()) mine = cat("rank ", world.rank(), " on ", world.host(), ": ", mine);
-  constexpr std::size_t kMostNamed = 8;
-  std::string all;
-  std::size_t named = 0;
-  for (const std::string& text : world.gather_texts(mine))
-    if (!text.empty() && ++named <= kMostNamed) all += (all.empty() ? "" : "; ") + text;
-  if (named > kMostNamed) all += cat("; and ", named - kMostNamed, " more ranks");
-  if (all.empty()) all = "the gradients of all ranks together";  // each was finite, and their sum is not
-  return world.broadcast_text(all);
-}
-
-/// Back to the last good state. Throws Error(Data) when that has not helped kMostRollbacks times.
-void TrainingEngine::State::roll_back() {
-  bad_iteration = iteration;
-  const std::string who = name_bad_numbers();
-  if (++rollbacks > kMostRollbacks)
-    fail(ErrorKind::Data,
-         {"the training has diverged", cat("training '", settings().name, "', step ", iteration),
-          cat("not a finite number on ", who, "; ", rollbacks - 1, " returns to the last good checkpoint did not help"),
-          "lower train.lr or train.clip_value, or lengthen train.warmup, in a new run directory"});
-  settle();
-  rank_record().set_phase(Phase::Restoring);
-  const PatienceScope patience(settings().init_timeout);
-  const std::int64_t bad = iteration;
-  fresh();
-  load_newest();
-  restore();
-  if (world.is_root())
-    log::warn(settings().name, ": step ", bad, " gave a number that is not finite (", who, "); went back to step ",
-              iteration);
-}
-
 void TrainingEngine::State::log_window(double lr) {
   const double elapsed = window_seconds_before + seconds_since(window_start);
   const auto mean = [&](double sum) { return sum / static_cast<double>(std::max<std::int64_t>(window.steps, 1)); };
@@ -475,7 +184,7 @@ void TrainingEngine::State::log_window(double lr) {
   }
   window = {};
   window_seconds_before = 0;
-  window_start = Clock::now();
+  window_start = EngineClock::now();
 }
 
 /// After a good step: count, log, save, stop.
@@ -511,7 +220,7 @@ void TrainingEngine::State::advance(const Agreed& agreed) {
         cat("step ", iteration, " of ", settings().iterations, " is saved"), "run the same command again to go on"});
 }
 
-TrainingResult TrainingEngine::State::result_of(Clock::time_point start, double waited_before) const {
+TrainingResult TrainingEngine::State::result_of(EngineClock::time_point start, double waited_before) const {
   TrainingResult out;
   const double elapsed = seconds_since(start);
   const double waited = task.waited_seconds() - waited_before;
@@ -546,7 +255,7 @@ TrainingResult TrainingEngine::run(const std::function<bool()>& stop_requested) 
   s.stop_requested = &stop_requested;
   const PatienceScope patience(s.settings().init_timeout);
   s.begin();
-  const auto start = Clock::now();
+  const auto start = EngineClock::now();
   const double waited_before = s.task.waited_seconds();
   const double begun = epoch_seconds();
   const TimeUseClock::Seconds before = time_use().seconds();
