@@ -6,17 +6,19 @@ segment-anything and transformers: one JSON line each: name, ours, peer, ratio.
 
 Same weights, same prompts, same noise, same sampler; the pictures are compared byte by byte, masks and similarities
 too, before a time is quoted. The peer is one process with a thread a core that keeps its models loaded over all three
-steps, writes pictures and masks as PNG files as the reference scripts do, and is given the mean features of the real
-crops, which we compute; we are three commands of --ranks ranks with one thread each, which write, verify and flush
-sealed shards. "wall" counts everything from start to end, programs' start and loading included; "work" leaves start and
-loading out on both sides (the stages' own seconds); "processors" is processor time, which other work on the machine
-moves less.
+steps and writes pictures and masks as PNG files as the reference scripts do; both are given the mean features of the
+real crops, which are made once for a data set. We are three commands of --ranks ranks with one thread each, which
+write, verify and flush sealed shards ("pipeline"), and once more one command that makes the library without leaving
+pictures and masks on the disk ("pipeline_fused"; it cuts the instances out and writes the library besides). "wall"
+counts everything from start to end, programs' start and loading included; "work" leaves start and loading out on both
+sides (the stages' own seconds); "processors" is processor time, which other work on the machine moves less.
 """
 import argparse
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import statistics
@@ -30,6 +32,7 @@ BUILD = pathlib.Path(os.environ.get("DIVERGEN_BUILD", ROOT / "build/release"))
 MODELS = ROOT / "data/mini/models"
 WORLD = ROOT / "runs/mini/world"
 STEPS, GUIDANCE, BATCH = 15, 3.0, 16
+STAGES = ("generate", "annotate", "filter")
 TARGET = 1.5
 
 
@@ -62,7 +65,7 @@ def peer(folder, threads):
     sam = tool.build_sam(json.loads((MODELS / "sam/config.json").read_text()))
     sam.load_state_dict(load_file(MODELS / "sam/model.safetensors"))
     predictor = SamPredictor(sam)
-    clip = CLIPModel.from_pretrained(MODELS / "clip", local_files_only=True).eval()
+    clip = CLIPModel.from_pretrained(MODELS / "clip", local_files_only=True).float().eval()
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", local_files_only=True)
     size = clip.config.vision_config.image_size
     mean, deviation = (np.array(v, np.float32) for v in (
@@ -143,6 +146,12 @@ def timed(command, **more):
     return time.perf_counter() - clock, children_seconds() - processors
 
 
+def without_section(text, name):
+    """A TOML file's text without a table and its parts."""
+    name = re.escape(name)
+    return re.sub(rf"^\[{name}[.\]].*?(?=^\[(?!{name}[.\]])|\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def divergen(stage, config, run, options):
     """The stage's command for the items in run folder `run`."""
     settings = [f"run.dir={run}", "generators.sd.prompts=[\"manual\"]", f"generators.sd.steps={STEPS}",
@@ -150,6 +159,25 @@ def divergen(stage, config, run, options):
                 "plan.quota.rare=0", f"generators.sd.samples_per_prompt={options.per_prompt}"]
     command = [BUILD / "bin/divergen", stage, config, "--ranks", str(options.ranks)]
     return command + [word for s in settings for word in ("--set", s)]
+
+
+def planned(config, run, reference, options):
+    """A run directory with a plan and the real crops' mean features."""
+    timed(divergen("plan", config, run, options), cwd=ROOT)
+    (run / "filter").mkdir()
+    shutil.copy(reference, run / "filter/reference.h5")
+    return run
+
+
+def stage_seconds(run, stage):
+    return json.loads((run / "stages" / f"{stage}.json").read_text())["seconds"]
+
+
+def mean_features(config, run, options):
+    """The file of the real crops' mean features, which are made once for a data set: no part of the comparison."""
+    for stage in ("plan", "generate", "annotate", "filter"):
+        timed(divergen(stage, config, run, options), cwd=ROOT)
+    return run / "filter/reference.h5"
 
 
 def table(file):
@@ -224,33 +252,41 @@ def main():
         os.execv(python, [str(python), *sys.argv])
     if not (WORLD / "train.json").is_file():
         sys.exit("pipeline: there is no mini world; run jobs/mini.sh first")
-    config = ROOT / "configs/mini.toml"
-    ours, theirs, equal, count = [], [], {}, 0
+    ours, fused, theirs, equal, count = [], [], [], {}, 0
     with tempfile.TemporaryDirectory(prefix="divergen-pipeline-") as folder:
         folder = pathlib.Path(folder)
+        config = folder / "stable-diffusion.toml"
+        config.write_text(without_section((ROOT / "configs/mini.toml").read_text(), "generators.deepfloyd"))
+        reference = mean_features(config, folder / "features", options)
         for round_ in range(options.rounds):
-            run, pictures = folder / f"run{round_}", folder / f"peer{round_}"
+            pictures = folder / f"peer{round_}"
             pictures.mkdir()
-            timed(divergen("plan", config, run, options), cwd=ROOT)
+            run = planned(config, folder / f"fused{round_}", reference, options)
+            wall, processors = timed(divergen("fused", config, run, options), cwd=ROOT)
+            fused.append((wall, stage_seconds(run, "fused"), processors))
+            shutil.rmtree(run)
+            run = planned(config, folder / f"run{round_}", reference, options)
             wall = processors = 0
-            for stage in ("generate", "annotate", "filter"):
+            for stage in STAGES:
                 clock, cpu = timed(divergen(stage, config, run, options), cwd=ROOT)
                 wall, processors = wall + clock, processors + cpu
-            work = sum(json.loads((run / "stages" / f"{s}.json").read_text())["seconds"]
-                       for s in ("generate", "annotate", "filter"))
-            ours.append((wall, work, processors))
+            ours.append((wall, sum(stage_seconds(run, s) for s in STAGES), processors))
             count = write_job(run, pictures)
             wall, processors = timed([python, __file__, "--peer", pictures, "--ranks", str(options.ranks)])
             times = json.loads((pictures / "peer.json").read_text())
+            log = {"round": round_, "peer": {k: round(times[k], 2) for k in STAGES},
+                   "ours": {k: round(stage_seconds(run, k), 2) for k in STAGES}}
+            print(json.dumps(log), file=sys.stderr)
             theirs.append((wall, times["generate"] + times["annotate"] + times["filter"], processors))
             equal = compare(run, pictures)
             shutil.rmtree(run)
             shutil.rmtree(pictures)
-    for i, name in enumerate(("wall", "work", "processors")):
-        a, b = (statistics.median(r[i] for r in side) for side in (ours, theirs))
-        print(json.dumps({"name": f"pipeline_{name}", "ours": round(a, 2), "peer": round(b, 2),
-                          "ratio": round(b / a, 3), "target": TARGET, "unit": "s", "items": count,
-                          "ranks": options.ranks, "differences": equal}), flush=True)
+    for kind, mine in (("pipeline", ours), ("pipeline_fused", fused)):
+        for i, name in enumerate(("wall", "work", "processors")):
+            a, b = (statistics.median(r[i] for r in side) for side in (mine, theirs))
+            print(json.dumps({"name": f"{kind}_{name}", "ours": round(a, 2), "peer": round(b, 2),
+                              "ratio": round(b / a, 3), "target": TARGET, "unit": "s", "items": count,
+                              "ranks": options.ranks, "differences": equal}), flush=True)
 
 
 if __name__ == "__main__":

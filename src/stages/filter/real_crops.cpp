@@ -85,13 +85,20 @@ image::Image filled_crop(const image::Image& picture, const mask::Rle& mask, con
   if (inner.width <= 0 || inner.height <= 0) return out;
   const image::Image filling = filling_of(picture, inner, fill);
   const std::vector<std::uint8_t> is_object = mask_inside(mask, inner);
-  for (int y = 0; y < inner.height; ++y)
-    for (int x = 0; x < inner.width; ++x) {
-      const bool takes = is_object[static_cast<std::size_t>(y) * static_cast<std::size_t>(inner.width) +
-                                   static_cast<std::size_t>(x)] != 0;
-      std::copy_n(takes ? picture.at(inner.y + y, inner.x + x) : filling.at(y, x), picture.channels,
-                  out.at(inner.y - box.y + y, inner.x - box.x + x));
+  const auto width = static_cast<std::size_t>(inner.width);
+  for (int y = 0; y < inner.height; ++y) {
+    std::uint8_t* const row = out.at(inner.y - box.y + y, inner.x - box.x);
+    std::copy_n(filling.at(y, 0), width * static_cast<std::size_t>(out.channels), row);
+    // The object's stretches of the row, each copied at once.
+    const std::uint8_t* const begin = &is_object[static_cast<std::size_t>(y) * width];
+    const std::uint8_t* const end = begin + width;
+    for (const std::uint8_t* from = std::find(begin, end, 1); from != end;) {
+      const std::uint8_t* const to = std::find(from, end, 0);
+      const auto first = static_cast<int>(from - begin);
+      std::copy_n(picture.at(inner.y + y, inner.x + first), (to - from) * out.channels, row + first * out.channels);
+      from = std::find(to, end, 1);
     }
+  }
   return out;
 }
 

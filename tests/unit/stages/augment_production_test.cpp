@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <map>
@@ -71,6 +72,22 @@ std::map<std::pair<std::size_t, std::size_t>, int> drawn_by(InstanceDraw way, st
   }
   return source.drawn;
 }
+
+/// As a long-tailed pool: a class with a million instances, all others with one; a class with none has no place in it.
+class Uneven : public InstanceSource {
+ public:
+  static constexpr std::size_t kClasses = 50, kLarge = 7;
+  std::size_t classes() const override { return kClasses; }
+  std::int64_t cls(std::size_t index) const override { return static_cast<std::int64_t>(index); }
+  std::size_t instances(std::size_t index) const override { return index == kLarge ? 1'000'000 : 1; }
+  Instance load(std::size_t index, std::size_t instance) const override {
+    ++drawn[index];
+    if (index == kLarge) which.insert(instance);
+    return {};
+  }
+  mutable std::vector<int> drawn = std::vector<int>(kClasses, 0);
+  mutable std::set<std::size_t> which;
+};
 
 double resident_mib() {
   std::ifstream file("/proc/self/statm");
@@ -187,6 +204,25 @@ TEST(instance_draw, CategoriesAlikeOrInstancesAlikeOrTheImages) {
   EXPECT_TRUE(drawn_by(InstanceDraw::Image, {7}).empty());
   EXPECT_EQ(instance_draw_of("image"), InstanceDraw::Image);
   expect_error(ErrorKind::Config, "magic", [] { instance_draw_of("magic"); });
+}
+
+TEST(instance_draw, AMillionInstancesWeighNoMoreThanOne) {
+  const Uneven source;
+  PasteRules rules;
+  StageClock clock;
+  for (std::uint64_t seed = 0; seed < 4000; ++seed) {
+    Sample sample;
+    sample.rgb = image::Image(50, 50, 3);
+    RandomDraws draws(seed);
+    paste_instances(sample, source, {}, rules, draws, clock);
+  }
+  double all = 0;
+  for (const int count : source.drawn) all += count;
+  EXPECT_NEAR(all, 4000 * 9.5, 4000);
+  const double wanted = all / Uneven::kClasses, deviation = std::sqrt(wanted);
+  for (std::size_t c = 0; c < Uneven::kClasses; ++c)
+    EXPECT_NEAR(source.drawn[c], wanted, 5 * deviation) << "class " << c << " of " << source.instances(c);
+  EXPECT_GT(source.which.size() + 3, static_cast<std::size_t>(source.drawn[Uneven::kLarge])) << "nearly all different";
 }
 
 TEST(instance_pool, KeepsTheFrequenciesThatAreAllowed) {
