@@ -62,6 +62,7 @@ class Table {
   /// The same from the entries' bytes one after another, and the length of each: without copying them.
   void set_heap(std::string bytes, std::vector<std::uint64_t> lengths);
   bool has_heap() const { return has_heap_; }
+  /// The bytes of a row's entry. Throws Error(Data) where the table has no heap, as get() does for an absent column.
   std::string_view heap(std::size_t row) const;
   /// All entries one after another.
   std::string_view heap_bytes() const { return heap_; }

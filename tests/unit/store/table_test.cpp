@@ -95,4 +95,17 @@ TEST_F(TableFile, NamesTheColumnThatIsMissing) {
   EXPECT_THROW(table.get<float>("similarity"), Error);
 }
 
+/// Found by fuzz.store: a shard that was written without pictures ended its reader with a failed check.
+TEST_F(TableFile, ATableWithoutAHeapIsRefusedAsData) {
+  Table table("divergen-test", 1);
+  table.add("value", std::vector<std::uint64_t>{1, 2});
+  try {
+    table.heap(0);
+    ADD_FAILURE() << "it has none";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::Data);
+    EXPECT_NE(std::string(error.what()).find("divergen-test"), std::string::npos);
+  }
+}
+
 }  // namespace divergen::store
