@@ -76,16 +76,15 @@ void broadcast_tensors(const Module& module, comm::World& world) {
   }
 }
 
-// DistributedDataParallel's default. Over MPI a message of a megabyte is already at full speed, and a small model has to
-// have several buckets if its gradients are to travel while backward goes on (tests/bench/ddp_speed.py).
+// DistributedDataParallel's default. Over MPI a message of a megabyte is already at full speed, and a small model has
+// to have several buckets if its gradients are to travel while backward goes on (tests/bench/ddp_speed.py).
 constexpr std::int64_t kDeviceBucketBytes = std::int64_t{25} << 20, kHostBucketBytes = std::int64_t{1} << 20;
 
 // Parameters in buckets, those that get their gradients first (the last ones) in front: as DistributedDataParallel.
 std::vector<std::vector<std::size_t>> make_buckets(const std::vector<at::Tensor>& parameters,
                                                    bool find_unused_parameters, std::int64_t bytes) {
   std::vector<std::size_t> limits{static_cast<std::size_t>(bytes)};
-  if (!find_unused_parameters)
-    limits.insert(limits.begin(), static_cast<std::size_t>(c10d::kDefaultFirstBucketBytes));
+  if (!find_unused_parameters) limits.insert(limits.begin(), static_cast<std::size_t>(c10d::kDefaultFirstBucketBytes));
   auto [buckets, sizes] = c10d::compute_bucket_assignment_by_size(parameters, limits);
   std::reverse(buckets.begin(), buckets.end());
   return buckets;
@@ -204,8 +203,9 @@ DataParallel::Engine::Engine(comm::World& world_, const std::vector<NamedTensor>
     for (const NamedTensor& one : named)
       if (one.tensor.is_same(parameters[i])) names.emplace(i, one.name);
   reducer = std::make_unique<c10d::Reducer>(
-      parameters, make_buckets(parameters, options.find_unused_parameters, bucket_bytes), group, std::vector<bool>(parameters.size(), false),
-      bucket_bytes, options.find_unused_parameters, /*gradient_as_bucket_view=*/true, std::move(names),
+      parameters, make_buckets(parameters, options.find_unused_parameters, bucket_bytes), group,
+      std::vector<bool>(parameters.size(), false), bucket_bytes, options.find_unused_parameters,
+      /*gradient_as_bucket_view=*/true, std::move(names),
       /*first_bucket_bytes_cap=*/c10d::kDefaultFirstBucketBytes, /*skip_all_reduce_unused_params=*/false,
       /*use_python_reducer=*/false, /*bucket_bytes_cap_list=*/std::vector<std::int64_t>{});
   bad_gradients = at::zeros({}, parameters.front().options().requires_grad(false));

@@ -34,8 +34,8 @@ class MpiBackend : public c10d::Backend {
                                            const c10d::AllgatherOptions& options) override;
   c10::intrusive_ptr<c10d::Work> barrier(const c10d::BarrierOptions& options) override;
 
-  /// After a backward: counts as TimeUse::Comm what it waited for, that is from when it had asked for its last collective
-  /// (and had nothing else left to do) to when all were done.
+  /// After a backward: counts as TimeUse::Comm what it waited for, that is from when it had asked for its last
+  /// collective (and had nothing else left to do) to when all were done.
   void count_wait();
 
  private:

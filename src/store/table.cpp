@@ -83,8 +83,9 @@ void Table::set_heap(std::string bytes, std::vector<std::uint64_t> lengths) {
 
 std::string_view Table::heap(std::size_t row) const {
   if (!has_heap_)
-    fail(ErrorKind::Data, {"a table's heap is missing", cat("a '", format_, "' table"),
-                           "its rows have no bytes besides their columns", "make the file again with this version of divergen"});
+    fail(ErrorKind::Data,
+         {"a table's heap is missing", cat("a '", format_, "' table"), "its rows have no bytes besides their columns",
+          "make the file again with this version of divergen"});
   DIVERGEN_CHECK(row < rows_, row, " of ", rows_);
   return std::string_view(heap_).substr(offsets_[row], lengths_[row]);
 }

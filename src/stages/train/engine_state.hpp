@@ -103,8 +103,8 @@ struct TrainingEngine::State {
   const std::function<bool()>* stop_requested = nullptr;
 
   std::int64_t iteration = 0, saved_iteration = -1;
-  std::int64_t first_shares = 1;  // of the batch, when the training began
-  double seconds_before = 0;      // of training, at the last restore
+  std::int64_t first_shares = 1;        // of the batch, when the training began
+  double seconds_before = 0;            // of training, at the last restore
   EngineClock::time_point clock_start;  // of the last restore
   LogWindow window;
   double window_seconds_before = 0;  // of the window, at the last restore
