@@ -1,5 +1,7 @@
 // HDF5 file -> Table, with everything checked.
 
+#include <utility>
+
 #include "base/hash.hpp"
 #include "base/system_error.hpp"
 #include "store/h5.hpp"
@@ -34,7 +36,7 @@ Table read_unsealed_table(const Path& path, std::vector<std::uint64_t>* row_hash
       if (length != head.rows) damaged(path, "columns/" + name, cat("has ", length, " rows, not ", head.rows));
       if (name == kRowHash) {
         if (!std::holds_alternative<std::vector<std::uint64_t>>(values)) damaged(path, "columns/" + name, "not uint64");
-        hashes = std::get<std::vector<std::uint64_t>>(values);
+        hashes = std::move(std::get<std::vector<std::uint64_t>>(values));
         continue;
       }
       table.columns_.push_back({name, std::move(values)});  // names come sorted, as add_column keeps them
@@ -64,13 +66,13 @@ Table read_unsealed_table(const Path& path, std::vector<std::uint64_t>* row_hash
         damaged(path, cat("row ", i), "its bytes lie outside the heap");
   }
   if (hashes.size() != head.rows) damaged(path, cat("columns/", kRowHash), "it is missing");
-  const std::vector<std::uint64_t> actual = table.row_hashes();
+  std::vector<std::uint64_t> actual = table.row_hashes();
   for (std::size_t i = 0; i < head.rows; ++i)
     if (actual[i] != hashes[i])
       damaged(path, cat("row ", i), "its contents do not have the hash that was recorded for them");
   if (table.table_hash(actual) != head.table_hash)
     damaged(path, "", "its contents do not have the hash that was recorded for the table");
-  if (row_hashes != nullptr) *row_hashes = actual;
+  if (row_hashes != nullptr) *row_hashes = std::move(actual);
   return table;
 }
 

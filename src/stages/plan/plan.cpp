@@ -153,14 +153,29 @@ std::int64_t samples_of(std::int64_t quota, std::int64_t samples_per_prompt, std
   return quota == 0 ? samples_per_prompt : quota / prompts + (place < quota % prompts ? 1 : 0);
 }
 
+/// Of the p-th prompt of a category, by a generator.
+std::int64_t samples_of(const PlanInput& input, std::size_t g, std::size_t c, std::size_t p, std::size_t prompts) {
+  const PlanGenerator& generator = input.generators[g];
+  const std::int64_t quota = generator.quotas.empty() ? input.categories[c].quota : generator.quotas[c];
+  return samples_of(quota, generator.samples_per_prompt, static_cast<std::int64_t>(p),
+                    static_cast<std::int64_t>(prompts));
+}
+
+/// Room for so many more items at once: columns that grow leave their former selves behind as holes, in a plan of ten
+/// million items some 300 MB of them.
+void reserve(Plan& plan, std::size_t more) {
+  const std::size_t size = plan.size() + more;
+  plan.item_id.reserve(size);
+  plan.seed.reserve(size);
+  for (auto* column : {&plan.generator, &plan.category, &plan.prompt, &plan.sample}) column->reserve(size);
+}
+
 void add_items(Plan& plan, const PlanInput& input, std::size_t g, std::size_t c,
                const std::vector<std::int32_t>& prompts) {
   const PlanGenerator& generator = input.generators[g];
   for (std::size_t p = 0; p < prompts.size(); ++p) {
     const auto& text = plan.prompts[static_cast<std::size_t>(prompts[p])];
-    const std::int64_t quota = generator.quotas.empty() ? input.categories[c].quota : generator.quotas[c];
-    const std::int64_t samples = samples_of(quota, generator.samples_per_prompt, static_cast<std::int64_t>(p),
-                                            static_cast<std::int64_t>(prompts.size()));
+    const std::int64_t samples = samples_of(input, g, c, p, prompts.size());
     for (std::int32_t sample = 0; sample < samples; ++sample) {
       const std::uint64_t id = item_hash(input.seed, generator.name, plan.categories[c].id, text, sample);
       plan.item_id.push_back(id);
@@ -202,8 +217,15 @@ Plan make_plan(const PlanInput& input) {
     const PlanGenerator& generator = input.generators[g];
     const std::size_t before = plan.size();
     plan.generators.push_back(generator.name);
-    for (std::size_t c = 0; c < plan.categories.size(); ++c)
-      add_items(plan, input, g, c, prompts.of(input.categories[c], generator));
+    std::vector<std::vector<std::int32_t>> prompts_of;
+    std::size_t items = 0;
+    for (std::size_t c = 0; c < plan.categories.size(); ++c) {
+      const auto& own = prompts_of.emplace_back(prompts.of(input.categories[c], generator));
+      for (std::size_t p = 0; p < own.size(); ++p)
+        items += static_cast<std::size_t>(samples_of(input, g, c, p, own.size()));
+    }
+    reserve(plan, items);
+    for (std::size_t c = 0; c < plan.categories.size(); ++c) add_items(plan, input, g, c, prompts_of[c]);
     if (plan.size() == before)
       fail(ErrorKind::Config,
            {"a generator has nothing to make", generator.name, "its prompt sources hold no prompt of any category",
