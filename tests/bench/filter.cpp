@@ -16,6 +16,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/allocator.hpp"
 #include "base/error.hpp"
 #include "base/machine.hpp"
 #include "image/image.hpp"
@@ -129,6 +130,7 @@ json similarity(const Path& file, std::size_t generated, double bar) {
 }  // namespace divergen::stages
 
 int main(int argc, char** argv) {
+  divergen::keep_freed_memory();  // as the stages do
   using namespace divergen;
   try {
     const std::string command = argc > 1 ? argv[1] : "";
