@@ -1,6 +1,7 @@
 """The whole study through `divergen submit` on two nodes, and the ways of submitting it."""
 
 import json
+import tomllib
 
 import study
 import system
@@ -41,6 +42,26 @@ class Chain(study.SlurmTest):
         over = self.divergen("status", run, "--watch", check=0)
         self.assertIn("report", over.stdout)
         self.assertNotIn("waiting", over.stdout)
+
+    def test_main_study(self):
+        """configs/mini.toml as it is, nothing made smaller: all that `jobs/mini.sh` does, on two nodes, to the report."""
+        run = system.fresh("main") / "run"
+        world = run.parent / "world"
+        made = system.Program(system.BIN / "divergen-miniworld", "--world", system.SOURCE / "data/mini", "--out",
+                              world).end()
+        self.assertEqual(made.code, 0, made)
+        config = system.SOURCE / "configs/mini.toml"
+        here = [word for key, value in tomllib.loads(config.read_text())["data"].items() if "runs/mini/world" in value
+                for word in ("--set", f"data.{key}={value.replace('runs/mini/world', str(world))}")]
+        jobs = self.submit(run, "--sbatch", "--time=40", *here, config=config)
+        self.wait(jobs.values(), 3500)
+        for label, job in jobs.items():
+            self.assert_job(job, "COMPLETED", 0, run / "logs" / f"{label}-*.out")
+        self.assertIn("AP", (run / "report.html").read_text())
+        box = {name: numbers["bbox"] for name, numbers in system.read_json(run / "metrics.json")["evaluations"].items()}
+        print(json.dumps({name: {key: numbers[key] for key in ("AP", "APr", "APc", "APf")} for name, numbers in box.items()}),
+              system.library_hash(run))
+        self.assertGreater(box["divergen"]["APr"], box["baseline"]["APr"] + 0.02)
 
     def test_array_of_seeds(self):
         """Each training with each seed, as one array job; a task of evaluate waits for the same task of train."""
