@@ -35,13 +35,9 @@ T* scratch(std::size_t count) {
   return reinterpret_cast<T*>(memory.get());
 }
 
-// out[i] = parts[0][i] + parts[1][i] + ..., the parts lying one after another.
+// out[i] = parts[0][i] + parts[1][i] + ..., the parts of two ranks or more lying one after another.
 template <class T>
 void add_parts(T* out, const T* parts, std::size_t each, int ranks) {
-  if (ranks == 1) {
-    std::copy_n(parts, each, out);
-    return;
-  }
   for (std::size_t i = 0; i < each; ++i) out[i] = parts[i] + parts[each + i];
   for (int r = 2; r < ranks; ++r) {
     const T* part = parts + static_cast<std::size_t>(r) * each;
