@@ -44,12 +44,6 @@ struct Situation {
 /// Errors that no other rank would be spared: wrong settings, missing or damaged inputs, a full disk.
 bool ends_the_run(ErrorKind kind) { return kind != ErrorKind::Bug && kind != ErrorKind::Io; }
 
-std::int64_t count_of(const store::Table& table, const char* reason) {
-  const auto rejected = rejected_of(table.attributes);
-  const auto found = rejected.find(reason);
-  return found == rejected.end() ? 0 : found->second;
-}
-
 class Maker {
  public:
   Maker(const RunContext& context, const ShardedStage& stage, ShardWork& work)
@@ -171,7 +165,7 @@ class Maker {
     work_.item_seconds.add((epoch_seconds() - start) / static_cast<double>(std::max<std::int64_t>(items, 1)));
     if (isolate) {
       // A rank on which nothing at all succeeds has no say in which items are bad.
-      const std::int64_t failed = count_of(table, kFailed);
+      const std::int64_t failed = rejected_for(table, kFailed);
       if (failed == stage_.items(index) && work_.made.empty())
         fail(ErrorKind::Bug, {"every item of a shard fails", cat(stage_.name, ", shard ", index), who(), ""});
       if (failed > 0)

@@ -290,6 +290,12 @@ std::map<std::string, std::int64_t> rejected_of(const std::map<std::string, std:
   }
 }
 
+std::int64_t rejected_for(const store::Table& table, const std::string& reason) {
+  const auto rejected = rejected_of(table.attributes);
+  const auto found = rejected.find(reason);
+  return found == rejected.end() ? 0 : found->second;
+}
+
 store::Table read_shard(const RunDirectory& dir, const std::string& stage, std::size_t index,
                         const std::string& format) {
   const TimeUseTimer timer(TimeUse::Input);

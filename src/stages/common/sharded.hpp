@@ -88,6 +88,8 @@ inline constexpr const char* kFailed = "failed";
 void set_rejected(store::Table& table, const std::map<std::string, std::int64_t>& rejected);
 /// Empty when the attribute is absent. Throws Error(Data) when it is not what set_rejected() wrote.
 std::map<std::string, std::int64_t> rejected_of(const std::map<std::string, std::string>& attributes);
+/// Of a shard's table, for one reason; 0 when it does not name it.
+std::int64_t rejected_for(const store::Table& table, const std::string& reason);
 
 /// Reads shard `index` of an earlier stage and checks it. Throws Error(Data) when it is missing, damaged, or not of
 /// this format.

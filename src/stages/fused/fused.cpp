@@ -55,12 +55,6 @@ store::Table with_sizes(const store::Table& pictures, const store::KeptRows& kep
   return out;
 }
 
-std::int64_t count_of(const store::Table& table, const char* reason) {
-  const auto rejected = rejected_of(table.attributes);
-  const auto found = rejected.find(reason);
-  return found == rejected.end() ? 0 : found->second;
-}
-
 class Fuser {
  public:
   Fuser(const RunContext& context, const Plan& plan)
@@ -92,9 +86,9 @@ class Fuser {
         make_cutouts(pictures, masks, scores, static_cast<int>(context_.config.pool.alpha_threshold), request);
     watch.lap(seconds_, kScore);
     // A picture that could not be made is empty, and so cannot be read either.
-    const std::int64_t not_made = count_of(pictures, kFailed);
-    set_rejected(table, {{kFailed, not_made + count_of(masks, kFailed) + count_of(scores, kFailed)},
-                         {kUnreadable, count_of(masks, kUnreadable) - not_made}});
+    const std::int64_t not_made = rejected_for(pictures, kFailed);
+    set_rejected(table, {{kFailed, not_made + rejected_for(masks, kFailed) + rejected_for(scores, kFailed)},
+                         {kUnreadable, rejected_for(masks, kUnreadable) - not_made}});
     return table;
   }
 
