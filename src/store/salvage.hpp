@@ -24,7 +24,15 @@ struct KeptRows {
 /// The rows of a damaged table whose contents have the hash that was recorded for them. Nothing when the file is so
 /// damaged that rows cannot be told apart, a document is damaged (it speaks for all rows), or no row is whole.
 /// Throws Error(Io) when there is no such file.
+/// HDF5 may crash in such a file: keep_whole_rows() is for those of unknown damage.
 std::optional<KeptRows> salvage_table(const Path& path);
+
+struct KeptCount {
+  std::size_t kept = 0, total = 0;  // rows
+};
+/// The same in a process of its own, which writes them to `beside`. Nothing, too, when HDF5 crashed in the file.
+/// Throws Error(NoSpace | Io).
+std::optional<KeptCount> keep_whole_rows(const Path& damaged, const Path& beside);
 
 /// Atomically, as every table. Throws Error(NoSpace | Io).
 void write_kept_rows(const KeptRows& kept, const Path& path);

@@ -11,7 +11,7 @@
 //   /columns/heap_offset, heap_length, row_hash   uint64; only if the table has a heap / always
 //   /heap              uint8; bytes of row i are heap[heap_offset[i] : heap_offset[i] + heap_length[i]]
 //   /documents/<name>  uint8: UTF-8 JSON texts (tables of categories, prompts, generators ...)
-//   after HDF5's end   32 bytes: the seal, a hash of the whole file (store/seal.hpp)
+//   after HDF5's end   a hash of all but the heap, and the seal, a hash of the whole file (store/seal.hpp)
 
 #include <cstddef>
 #include <cstdint>

@@ -1,15 +1,11 @@
 // What exactly is wrong with a damaged table: rows and columns by name, as far as they can still be read.
 
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <mutex>
 #include <optional>
 
 #include "base/error.hpp"
 #include "base/text.hpp"
+#include "store/apart.hpp"
 #include "store/fletcher32.hpp"
 #include "store/h5_reader.hpp"
 #include "store/salvage.hpp"
@@ -122,7 +118,14 @@ class Remains {
            std::holds_alternative<std::vector<std::uint64_t>>(columns_.at(h5::kRowHash));
   }
 
-  bool has_row_hashes() const { return columns_.contains(h5::kRowHash) && rows_fit(); }
+  /// Whether there are rows to tell apart: their hashes, and something for these to speak of.
+  bool has_row_hashes() const {
+    const auto is_contents = [](const auto& column) {
+      return column.first != h5::kRowHash && column.first != h5::kHeapOffset && column.first != h5::kHeapLength;
+    };
+    return columns_.contains(h5::kRowHash) && rows_fit() &&
+           (has_heap_ || std::any_of(columns_.begin(), columns_.end(), is_contents));
+  }
 
   /// All rows as they stand; entries that lie outside of the heap are empty.
   Table whole_table() const {
@@ -177,46 +180,14 @@ class Remains {
   std::vector<std::string> bad_;
 };
 
-/// In a process of its own: HDF5 1.10 may crash in a damaged file (measured: one of some 200 flipped bits ended in
-/// free()). Nothing when it did. No other thread is within HDF5 when the process is made.
-std::optional<std::vector<TableProblem>> problems_apart(const Path& path, const std::string& why) {
-  int ends[2];
-  if (::pipe(ends) != 0) fail_errno("cannot make a pipe for", path.string(), errno);
-  pid_t child = -1;
-  {
-    const std::lock_guard<std::mutex> lock(h5::library_mutex());
-    child = ::fork();
-  }
-  if (child < 0) {
-    ::close(ends[0]);
-    ::close(ends[1]);
-    fail_errno("cannot start a process to look at", path.string(), errno);
-  }
-  if (child == 0) {
-    int code = 1;
-    try {
-      std::string text;
-      for (const TableProblem& p : Remains(path).problems(why))
-        text += cat(p.row ? std::to_string(*p.row) : "", '\0', p.column, '\0', p.object, '\0', p.why, '\0');
-      code = 0;
-      for (std::size_t at = 0; at < text.size() && code == 0;) {
-        const ssize_t n = ::write(ends[1], text.data() + at, text.size() - at);
-        if (n <= 0) code = 1;
-        else at += static_cast<std::size_t>(n);
-      }
-    } catch (...) {
-    }
-    ::_exit(code);
-  }
-  ::close(ends[1]);
+std::string to_text(const std::vector<TableProblem>& problems) {
   std::string text;
-  char buffer[4096];
-  for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<std::size_t>(n));
-  ::close(ends[0]);
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return std::nullopt;
+  for (const TableProblem& p : problems)
+    text += cat(p.row ? std::to_string(*p.row) : "", '\0', p.column, '\0', p.object, '\0', p.why, '\0');
+  return text;
+}
+
+std::vector<TableProblem> problems_of(const std::string& text) {
   const std::vector<std::string> parts = split(text, '\0');
   std::vector<TableProblem> out;
   for (std::size_t i = 0; i + 4 < parts.size(); i += 4) {
@@ -224,6 +195,7 @@ std::optional<std::vector<TableProblem>> problems_apart(const Path& path, const 
     if (!parts[i].empty()) problem.row = std::stoull(parts[i]);
     out.push_back(std::move(problem));
   }
+  DIVERGEN_CHECK(!out.empty(), "a damaged table without a problem");
   return out;
 }
 
@@ -232,7 +204,14 @@ std::optional<std::vector<TableProblem>> problems_apart(const Path& path, const 
 std::vector<TableProblem> check_table(const Path& path) {
   const std::optional<std::string> problem = verify_table(path);
   if (!problem) return {};
-  if (auto found = problems_apart(path, *problem)) return std::move(*found);
+  // HDF5 1.10 may crash in a damaged file (measured: one of some 200 flipped bits ended in free()).
+  std::optional<std::string> found;
+  try {
+    found = run_apart(path, [&] { return to_text(Remains(path).problems(*problem)); });
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::Data && error.kind() != ErrorKind::Io) throw;
+  }
+  if (found) return problems_of(*found);
   return {{std::nullopt, "", path.string(), *problem}};  // too damaged to tell rows apart
 }
 
@@ -243,6 +222,18 @@ std::optional<KeptRows> salvage_table(const Path& path) {
     if (error.kind() != ErrorKind::Data) throw;
     return std::nullopt;
   }
+}
+
+std::optional<KeptCount> keep_whole_rows(const Path& damaged, const Path& beside) {
+  const auto kept = run_apart(damaged, [&]() -> std::string {
+    const std::optional<KeptRows> rows = salvage_table(damaged);
+    if (!rows) return "";
+    write_kept_rows(*rows, beside);
+    return cat(rows->places.size(), ' ', rows->total);
+  });
+  if (!kept || kept->empty()) return std::nullopt;
+  const std::vector<std::string> counts = split(*kept, ' ');
+  return KeptCount{std::stoull(counts.at(0)), std::stoull(counts.at(1))};
 }
 
 }  // namespace divergen::store

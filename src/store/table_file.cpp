@@ -28,7 +28,7 @@ void read_exactly(int fd, char* to, std::uint64_t count, std::uint64_t at, const
 }  // namespace
 
 TableFile::TableFile(const Path& path) : path_(path) {
-  if (std::filesystem::exists(path)) check_seal_size(path);
+  if (std::filesystem::exists(path)) check_frame(path);
   {
     h5::Reader reader(path);
     auto attributes = reader.attributes();

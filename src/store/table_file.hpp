@@ -14,7 +14,8 @@ namespace divergen::store {
 /// caller checks them against a hash that the writer kept; everything else is checked here.
 class TableFile {
  public:
-  /// Reads attributes and the places of the heap's chunks. Throws Error(Io | Data).
+  /// Checks all but the heap against the file's frame (store/seal.hpp), then reads attributes and the places of the
+  /// heap's chunks. Throws Error(Io | Data).
   explicit TableFile(const Path& path);
   ~TableFile();
   TableFile(const TableFile&) = delete;

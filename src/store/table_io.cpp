@@ -98,7 +98,7 @@ std::optional<std::string> verify_table(const Path& path) {
 TableHead read_table_head(const Path& path) {
   TableHead head;
   with_retries("reading " + path.string(), [&] {
-    if (std::filesystem::exists(path)) check_seal_size(path);
+    if (std::filesystem::exists(path)) check_frame(path);
     Reader reader(path);
     auto attributes = reader.attributes();
     head = h5::take_head(attributes, path);

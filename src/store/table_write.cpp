@@ -35,6 +35,8 @@ constexpr std::uint64_t kChunkBytes = 1 << 20;  // one checksum covers this much
 constexpr std::uint64_t kMostChunks = 256;  // ... or more in a large heap: finding a chunk takes HDF5 a walk over all
 constexpr std::uint64_t kFull = 1 << 20;    // with less than this free, a failed write is put down to the full device
 
+constexpr std::size_t kSumBytes = 4;  // of Fletcher32
+
 constexpr std::uint64_t kEarly = 8 << 20;  // bytes after which the disk is set to work
 
 class Writer {
@@ -80,13 +82,13 @@ class Writer {
     const hsize_t chunk = pieces == 1 ? std::max<hsize_t>(size, 1) : ((size + pieces - 1) / pieces + 63) / 64 * 64;
     h5::Handle id = create_dataset<std::uint8_t>(name, size, chunk);
     std::string piece;
-    piece.reserve(chunk + 4);
+    piece.reserve(chunk + kSumBytes);
     hsize_t at = 0, started = 0;
     const h5::ReadOnly disk(path_);
     const auto put = [&] {
       piece.resize(chunk);  // the last one is padded with zeros
       const std::uint32_t sum = fletcher32(piece);
-      for (int i = 0; i < 4; ++i) piece.push_back(static_cast<char>(sum >> (8 * i)));
+      for (std::size_t i = 0; i < kSumBytes; ++i) piece.push_back(static_cast<char>(sum >> (8 * i)));
       check(H5Dwrite_chunk(id.get(), H5P_DEFAULT, 0, &at, piece.size(), piece.data()), name);
       piece.clear();
       at += chunk;
@@ -245,6 +247,13 @@ class HeapCheck {
   }
   const std::vector<std::uint64_t>& of_columns() const { return of_columns_; }
 
+  /// Where the heap lies: each piece with its checksum.
+  std::vector<Span> spans() const {
+    std::vector<Span> out;
+    for (const std::uint64_t begin : chunks_.address) out.push_back({begin, chunks_.chunk + kSumBytes});
+    return out;
+  }
+
   /// The next piece of the file.
   void see(std::uint64_t at, std::string_view piece) {
     while (is_in_order_ && chunk_ < chunks_.address.size()) {
@@ -352,11 +361,12 @@ void publish(const Contents& contents, std::uint64_t bytes, const Path& path) {
       check_written(path, [&] {
         std::optional<HeapCheck> check;
         if (contents.has_heap) check.emplace(part, contents.lengths, contents.of_columns, contents.hashes);
-        append_seal(part, check ? SeePiece([&](std::uint64_t at, std::string_view piece) { check->see(at, piece); })
-                                : SeePiece());
+        if (check)
+          append_seal(part, check->spans(), [&](std::uint64_t at, std::string_view piece) { check->see(at, piece); });
+        else append_seal(part);
         fault::reach("shard.sealed");
-        check_seal_size(part);
         if (check) return is_written(part, *check, contents.lengths, contents.hashes);
+        check_frame(part);
         std::vector<std::uint64_t> back;
         read_unsealed_table(part, &back);
         return back == contents.hashes;

@@ -251,10 +251,9 @@ namespace {
 void keep_rows(Repaired& one) {
   const Path beside = kept_rows_file(one.file);
   if (beside.empty() || !verify_table(one.file)) return;
-  const auto kept = salvage_table(one.file);
+  const auto kept = keep_whole_rows(one.file, beside);
   if (!kept) return;
-  write_kept_rows(*kept, beside);
-  one.kept = kept->places.size();
+  one.kept = kept->kept;
   one.rows = kept->total;
 }
 

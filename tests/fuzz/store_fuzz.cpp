@@ -2,8 +2,7 @@
 //
 // The first byte chooses what the others mean:
 //   0  changes of a good file (which one: the second byte), with the seal as it was: the way of all accidents, which
-//      the seal finds before HDF5 parses anything, where a file is read whole. What opens files for single rows
-//      (TableFile) has not read them whole, and HDF5 1.10 may crash in one whose structures are damaged in many places
+//      the seal, or the frame where a file is opened for single rows, finds before HDF5 parses anything
 //   1  the same behind the seal: it is made anew over the changed file, as by somebody who forges one. What HDF5 gives
 //      us of it is checked by our reader. HDF5 1.10 itself is not made for forged files (it asserts, follows addresses
 //      and sizes of the file): the changes keep to the data of chunks, and to texts and numbers that our reader looks
@@ -29,6 +28,7 @@
 #include "base/log.hpp"
 #include "store/library.hpp"
 #include "store/library_format.hpp"
+#include "store/salvage.hpp"
 #include "store/seal.hpp"
 #include "store/table_file.hpp"
 
@@ -75,6 +75,7 @@ struct World {
   Path folder;
   std::array<std::string, 3> good;  // a shard, its index, a table without a heap
   std::array<std::uint64_t, 3> hash;
+  std::array<Table, 3> read;
   std::string png = std::string(90, 'p');
 
   Path shard() const { return folder / "shard-000000.h5"; }
@@ -112,6 +113,7 @@ struct World {
     for (std::size_t i = 0; i < good.size(); ++i) {
       good[i] = read_file(files()[i]);
       hash[i] = read_table_head(files()[i]).table_hash;
+      read[i] = read_table(files()[i]);
     }
   }
 };
@@ -151,15 +153,17 @@ bool attempt(const std::function<void()>& work) {
   }
 }
 
-/// The file as a table that is read whole.
-std::optional<std::uint64_t> open_whole_table(const Path& file) {
-  std::optional<std::uint64_t> hash;
-  attempt([&] { hash = read_table(file).table_hash(); });
-  if (check_table(file).empty() != hash.has_value()) found("reading and checking do not agree");
-  return hash;
+/// What is kept of a damaged file is what the good one had, in every place.
+void keep_rows(const Path& file, const Table& good) {
+  const Path beside = world().folder / "kept-000000.h5";
+  if (!keep_whole_rows(file, beside)) return;
+  const KeptRows kept = read_kept_rows(beside);
+  const Table same = select_rows(good, kept.places);
+  if (kept.rows.row_hashes() != same.row_hashes() || kept.total != good.rows()) found("rows are kept that were none");
+  std::filesystem::remove(beside);
 }
 
-/// By every way there is to it.
+/// The file as a table, by every way there is to it. Its hash, when it could be read whole.
 std::optional<std::uint64_t> open_table(const Path& file) {
   attempt([&] { read_table_head(file); });
   attempt([&] {
@@ -167,7 +171,10 @@ std::optional<std::uint64_t> open_table(const Path& file) {
     table.heap_bytes(0, std::min<std::uint64_t>(table.heap_size(), 100));
     for (std::size_t row = 0; row < std::min<std::size_t>(table.columns().rows(), 20); ++row) table.heap_of_row(row);
   });
-  return open_whole_table(file);
+  std::optional<std::uint64_t> hash;
+  attempt([&] { hash = read_table(file).table_hash(); });
+  if (check_table(file).empty() != hash.has_value()) found("reading and checking do not agree");
+  return hash;
 }
 
 /// The folder as a library.
@@ -227,11 +234,12 @@ void change_good_file(Input& input, bool is_resealed) {
   } else {
     put(file, bytes);
   }
-  const auto hash = is_resealed ? open_table(file) : open_whole_table(file);
+  const auto hash = open_table(file);
   // Behind the seal, too, nothing but what was written: of all that is read the hashes speak.
   if (hash && bytes != good && *hash != w.hash[which]) found("other contents with a good hash");
   if (hash && !is_resealed && bytes != good) found("a changed file that is taken as whole");
-  if (is_resealed) open_library(w.folder);
+  open_library(w.folder);
+  if (!hash) keep_rows(file, w.read[which]);
   put(file, good);
 }
 
