@@ -123,6 +123,20 @@ Decoded decode(std::string_view bytes, Channels channels, bool apply_exif) {
   }
 }
 
+Decoded decode_region(std::string_view bytes, int height, int width, const Region& region) {
+  DIVERGEN_CHECK(region.x >= 0 && region.y >= 0 && region.width > 0 && region.height > 0 &&
+                 region.width <= width - region.x && region.height <= height - region.y);
+  if (std::int64_t{height} * width <= kMaxPixels)
+    if (auto part = jpeg::decode_region(bytes, height, width, region))
+      return {with_channels(std::move(*part), Channels::Rgb), ""};
+  Decoded whole = decode(bytes);
+  if (!whole.image) return whole;
+  if (whole.image->height != height || whole.image->width != width)
+    return {std::nullopt,
+            cat("it has ", whole.image->width, "x", whole.image->height, " pixels, not ", width, "x", height)};
+  return {crop(*whole.image, region.x, region.y, region.width, region.height), ""};
+}
+
 std::string encode_png(const Image& image, int level) { return png::encode(image, level); }
 std::string encode_jpeg(const Image& image, int quality) {
   return encode(image, ".jpg", {cv::IMWRITE_JPEG_QUALITY, quality});

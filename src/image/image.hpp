@@ -49,6 +49,15 @@ enum class Channels { AsStored, Rgb, Rgba, Grey };
 /// 2^26 pixels are refused before decoding (reference/reliability.md §2). EXIF rotation is applied when asked for.
 Decoded decode(std::string_view bytes, Channels channels = Channels::Rgb, bool apply_exif = false);
 
+/// Where in a picture.
+struct Region {
+  int x = 0, y = 0, width = 0, height = 0;
+};
+/// That part of decode(bytes), the picture being of this size: in a JPEG it costs what it covers and what is stored
+/// before it. Damage behind it goes unnoticed. `problem` when the picture is of another size. `region` must not be
+/// empty, nor leave the picture.
+Decoded decode_region(std::string_view bytes, int height, int width, const Region& region);
+
 /// The level at which cut-outs are no larger than Pillow makes them, at several times its speed (tests/bench/store.py).
 inline constexpr int kPngLevel = 5;
 /// level 0..12: libdeflate's effort. Lossless; the same bytes for the same pixels on any machine.

@@ -15,4 +15,10 @@ namespace divergen::image::jpeg {
 /// Pictures of more than `max_pixels` are not read. Never throws on bad bytes. Thread-safe.
 std::optional<Image> decode(std::string_view bytes, std::int64_t max_pixels);
 
+/// That part of what decode() gives for a picture of height × width, without the work of the rest: rows above are only
+/// taken off the stream, those below not even looked at. Nothing where decode() would give nothing for what is looked
+/// at, for a picture of another size, for a file that was cut off, and with a libjpeg that knows no regions. `region`
+/// must not be empty, nor leave the picture.
+std::optional<Image> decode_region(std::string_view bytes, int height, int width, const Region& region);
+
 }  // namespace divergen::image::jpeg

@@ -21,7 +21,7 @@
 #include "base/machine.hpp"
 #include "image/image.hpp"
 #include "lvis/dataset.hpp"
-#include "stages/filter/real_crops.hpp"
+#include "stages/filter/crop_maker.hpp"
 #include "stages/filter/similarity.hpp"
 #include "stages/filter/verdict.hpp"
 
@@ -41,29 +41,26 @@ json crops(const Path& annotations, const Path& pictures, std::int64_t padding, 
   std::int64_t count = 0, pixels = 0;
   double written = 0;
   const double start = now(), cpu_start = processor_seconds();
-  std::size_t index = static_cast<std::size_t>(-1);
-  image::Image picture;
-  for (const CropPlace& place : plan_crops(dataset, ids, 0)) {
-    const mask::Rle mask = dataset.mask_of(dataset.annotations[place.annotation]);
-    const auto box = crop_box(mask, padding);
-    if (!box) continue;
-    if (place.image != index) {
-      index = place.image;
-      image::Decoded decoded = image::decode(read_file(pictures / dataset.images[index].file));
-      DIVERGEN_CHECK(decoded.image, decoded.problem);
-      picture = std::move(*decoded.image);
-    }
-    const image::Image crop = filled_crop(picture, mask, *box, CropFill::Blur);
+  config::FilterSettings settings;
+  settings.crop_padding = padding;
+  CropMaker maker(dataset, pictures, settings);
+  std::map<std::string, std::int64_t> rejected;
+  const auto places = plan_crops(dataset, ids, 0);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    const auto made = maker.make(places, i, rejected);
+    if (!made) continue;
+    const image::Image& crop = *made;
     ++count;
     pixels += std::int64_t{crop.width} * crop.height;
     if (file.is_open()) {
       const double before = processor_seconds();
-      const std::int64_t head[3] = {dataset.annotations[place.annotation].id, crop.width, crop.height};
+      const std::int64_t head[3] = {dataset.annotations[places[i].annotation].id, crop.width, crop.height};
       file.write(reinterpret_cast<const char*>(head), sizeof head);
       file.write(reinterpret_cast<const char*>(crop.pixels.data()), static_cast<std::streamsize>(crop.pixels.size()));
       written += processor_seconds() - before;
     }
   }
+  DIVERGEN_CHECK(rejected.empty() || rejected.begin()->first == kEmptyMask, "a picture was not read");
   return {{"crops", count},
           {"pixels", pixels},
           {"seconds", now() - start},

@@ -43,15 +43,17 @@ CropBox grown(const CropBox& box, int by, int height, int width) {
   return inside({box.x - by, box.y - by, box.width + 2 * by, box.height + 2 * by}, height, width);
 }
 
-/// What the pixels of a box that lies in the picture become where there is no object.
-image::Image filling_of(const image::Image& picture, const CropBox& box, CropFill fill) {
-  if (fill == CropFill::None) return image::crop(picture, box.x, box.y, box.width, box.height);
+/// What the pixels of a box that lies in the picture become where there is no object. `part` of a picture of this size
+/// begins at `at`.
+image::Image filling_of(const image::Image& part, const CropBox& at, int height, int width, const CropBox& box,
+                        CropFill fill) {
+  if (fill == CropFill::None) return image::crop(part, box.x - at.x, box.y - at.y, box.width, box.height);
   if (fill != CropFill::Blur)
-    return image::Image(box.height, box.width, picture.channels, fill == CropFill::White ? 255 : 0);
+    return image::Image(box.height, box.width, part.channels, fill == CropFill::White ? 255 : 0);
   // The blur needs kBlur/2 px around the box. Where the picture ends before that, its border is reflected as the
   // whole picture's would be; where it does not, the reflection falls into the margin that is cut off.
-  const CropBox outer = grown(box, kBlur / 2, picture.height, picture.width);
-  const image::Image around = image::crop(picture, outer.x, outer.y, outer.width, outer.height);
+  const CropBox outer = grown(box, kBlur / 2, height, width);
+  const image::Image around = image::crop(part, outer.x - at.x, outer.y - at.y, outer.width, outer.height);
   return image::crop(image::box_blur(around, kBlur), box.x - outer.x, box.y - outer.y, box.width, box.height);
 }
 
@@ -78,12 +80,28 @@ CropFill crop_fill_of(const std::string& name) {
   return CropFill::None;
 }
 
+CropBox needed_for_crop(const CropBox& box, int height, int width) {
+  const CropBox inner = inside(box, height, width);
+  DIVERGEN_CHECK(inner.width > 0 && inner.height > 0, "the box lies outside of the picture");
+  return grown(inner, kBlur / 2, height, width);
+}
+
 image::Image filled_crop(const image::Image& picture, const mask::Rle& mask, const CropBox& box, CropFill fill) {
   DIVERGEN_CHECK(picture.height == mask.height && picture.width == mask.width, "picture and mask differ in size");
-  const CropBox inner = inside(box, picture.height, picture.width);
-  image::Image out(box.height, box.width, picture.channels);
+  return filled_crop(picture, {0, 0, picture.width, picture.height}, mask, box, fill);
+}
+
+image::Image filled_crop(const image::Image& part, const CropBox& at, const mask::Rle& mask, const CropBox& box,
+                         CropFill fill) {
+  const int height = static_cast<int>(mask.height), picture_width = static_cast<int>(mask.width);
+  const CropBox inner = inside(box, height, picture_width);
+  image::Image out(box.height, box.width, part.channels);
   if (inner.width <= 0 || inner.height <= 0) return out;
-  const image::Image filling = filling_of(picture, inner, fill);
+  const CropBox needed = needed_for_crop(box, height, picture_width);
+  DIVERGEN_CHECK(part.height == at.height && part.width == at.width && at.x <= needed.x && at.y <= needed.y &&
+                     at.x + at.width >= needed.x + needed.width && at.y + at.height >= needed.y + needed.height,
+                 "the part of the picture does not hold what the crop needs");
+  const image::Image filling = filling_of(part, at, height, picture_width, inner, fill);
   const std::vector<std::uint8_t> is_object = mask_inside(mask, inner);
   const auto width = static_cast<std::size_t>(inner.width);
   for (int y = 0; y < inner.height; ++y) {
@@ -95,7 +113,8 @@ image::Image filled_crop(const image::Image& picture, const mask::Rle& mask, con
     for (const std::uint8_t* from = std::find(begin, end, 1); from != end;) {
       const std::uint8_t* const to = std::find(from, end, 0);
       const auto first = static_cast<int>(from - begin);
-      std::copy_n(picture.at(inner.y + y, inner.x + first), (to - from) * out.channels, row + first * out.channels);
+      std::copy_n(part.at(inner.y - at.y + y, inner.x - at.x + first), (to - from) * out.channels,
+                  row + first * out.channels);
       from = std::find(to, end, 1);
     }
   }

@@ -14,9 +14,7 @@
 
 namespace divergen::stages {
 
-struct CropBox {
-  int x = 0, y = 0, width = 0, height = 0;
-};
+using CropBox = image::Region;
 
 /// The tight box of the mask, grown by `padding` px on each side and clipped to the picture. Nothing when the mask is
 /// empty.
@@ -35,6 +33,12 @@ CropFill crop_fill_of(const std::string& name);
 /// blurred by a 10 × 10 box filter of the picture, white or black. What lies outside the picture is black. Costs the
 /// box, not the picture.
 image::Image filled_crop(const image::Image& picture, const mask::Rle& mask, const CropBox& box, CropFill fill);
+
+/// The part of a picture of this size that filled_crop() looks at for a box, which must not lie outside of it.
+CropBox needed_for_crop(const CropBox& box, int height, int width);
+/// The same from that part, or any larger one, of the picture: `part` begins at `at.x`, `at.y`.
+image::Image filled_crop(const image::Image& part, const CropBox& at, const mask::Rle& mask, const CropBox& box,
+                         CropFill fill);
 
 /// A crop to be made: annotations of one category in the order of their pictures.
 struct CropPlace {

@@ -8,7 +8,7 @@
 #include "lvis/dataset.hpp"
 #include "stages/common/sharded.hpp"
 #include "stages/common/shared_dataset.hpp"
-#include "stages/filter/real_crops.hpp"
+#include "stages/filter/crop_maker.hpp"
 #include "stages/filter/similarity.hpp"
 
 namespace divergen::stages {
@@ -18,9 +18,6 @@ constexpr const char* kStage = "filter.reference";
 constexpr const char* kSumsFormat = "divergen-reference-sums";
 constexpr int kSumsVersion = 1;
 constexpr std::size_t kCropsPerShard = 256;  // some minutes of CLIP ViT-L on a core: little is lost with a killed rank
-
-constexpr const char* kBadPicture = "unreadable_picture";
-constexpr const char* kEmptyMask = "empty_mask";
 
 std::set<std::int32_t> evaluated_ids(const Plan& plan) {
   std::set<std::int32_t> ids;
@@ -56,62 +53,8 @@ std::string fingerprint(const RunContext& context, const std::set<std::int32_t>&
 
 // ---- crops and their features -------------------------------------------------------------------------------------
 
-/// Cuts crops; keeps the picture that was read last, since crops of one category and picture follow each other.
-class CropMaker {
- public:
-  CropMaker(const lvis::Dataset& dataset, const config::RunConfig& config) : dataset_(dataset), config_(config) {}
-
-  /// Nothing when there is none; `rejected` says why.
-  std::optional<image::Image> make(const CropPlace& place, std::map<std::string, std::int64_t>& rejected) {
-    const mask::Rle mask = dataset_.mask_of(dataset_.annotations[place.annotation]);
-    const bool is_square = config_.filter.crop_shape == "square";
-    const auto box = crop_box(mask, is_square ? 0 : config_.filter.crop_padding);
-    if (!box) {
-      ++rejected[kEmptyMask];
-      return std::nullopt;
-    }
-    const image::Image* picture = read(place.image);
-    if (picture == nullptr) {
-      ++rejected[kBadPicture];
-      return std::nullopt;
-    }
-    return filled_crop(*picture, mask, is_square ? square_box(*box) : *box, crop_fill_of(config_.filter.crop_fill));
-  }
-
- private:
-  const image::Image* read(std::size_t index) {
-    if (index != index_) {
-      index_ = index;
-      picture_.reset();
-      const lvis::ImageRecord& record = dataset_.images[index];
-      const Path file = config_.data.train_images / record.file;
-      std::string problem;
-      try {
-        image::Decoded decoded = image::decode(read_file(file));
-        problem = decoded.problem;
-        picture_ = std::move(decoded.image);
-      } catch (const Error& error) {
-        if (error.kind() != ErrorKind::Io) throw;
-        problem = error.text().why;
-      }
-      if (picture_ && (picture_->height != record.height || picture_->width != record.width)) {
-        picture_.reset();
-        problem = "its size is not what the annotations say";
-      }
-      if (!picture_) log::warn("filter: crops of ", file.string(), " are left out: ", problem);
-    }
-    return picture_ ? &*picture_ : nullptr;
-  }
-
-  const lvis::Dataset& dataset_;
-  const config::RunConfig& config_;
-  std::optional<image::Image> picture_;
-  std::size_t index_ = static_cast<std::size_t>(-1);
-};
-
-/// Sums of the features of crops [first, last), a row for each category among them.
-store::Table sum_features(const std::vector<CropPlace>& places, std::size_t first, std::size_t last, CropMaker& maker,
-                          const ClipScorer& scorer) {
+/// Sums of the features of the crops, a row for each category among them.
+store::Table sum_features(std::span<const CropPlace> places, CropMaker& maker, const ClipScorer& scorer) {
   std::map<std::int32_t, FeatureSum> sums;
   std::map<std::string, std::int64_t> rejected;
   std::vector<image::Image> crops;
@@ -122,8 +65,8 @@ store::Table sum_features(const std::vector<CropPlace>& places, std::size_t firs
     crops.clear();
     owners.clear();
   };
-  for (std::size_t i = first; i < last; ++i) {
-    auto crop = maker.make(places[i], rejected);
+  for (std::size_t i = 0; i < places.size(); ++i) {
+    auto crop = maker.make(places, i, rejected);
     if (!crop) continue;
     crops.push_back(std::move(*crop));
     owners.push_back(places[i].category_id);
@@ -221,8 +164,8 @@ void write_reference(const RunDirectory& dir, std::size_t shards, std::size_t pl
   make_folder(dir.reference().parent_path());
   store::write_table(table, dir.reference());
   const auto record = read_record(dir, kStage);
-  if (record && record->rejected.contains(kBadPicture))
-    log::warn("filter: ", record->rejected.at(kBadPicture), " of ", places,
+  if (record && record->rejected.contains(kUnreadablePicture))
+    log::warn("filter: ", record->rejected.at(kUnreadablePicture), " of ", places,
               " real crops are left out, since their pictures cannot be read;",
               " to count them in when these are mended, remove ", dir.reference().string(), " and ",
               dir.shard(kStage, 0).parent_path().string());
@@ -272,8 +215,9 @@ void make_file(const RunContext& context, const std::set<std::int32_t>& ids, con
   stage.fingerprint = fingerprint;
   stage.items = [&](std::size_t shard) { return static_cast<std::int64_t>(range(shard).second - range(shard).first); };
   stage.make = [&](std::size_t shard) {
-    if (!maker) maker.emplace(crops.dataset, context.config);
-    return sum_features(crops.places, range(shard).first, range(shard).second, *maker, scorer());
+    if (!maker) maker.emplace(crops.dataset, context.config.data.train_images, context.config.filter);
+    const auto [first, last] = range(shard);
+    return sum_features(std::span(crops.places).subspan(first, last - first), *maker, scorer());
   };
   run_sharded(context, stage);
   context.world.together([&] {

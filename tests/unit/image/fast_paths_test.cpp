@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
+
+#include <jpeglib.h>
 
 #include "base/rng.hpp"
 #include "image/jpeg.hpp"
@@ -74,6 +78,45 @@ Image plain_flip(const Image& image) {
   return out;
 }
 
+/// What encode_jpeg() does not choose.
+struct JpegWay {
+  int across = 2, down = 2;  // pixels of light for one of colour
+  bool is_progressive = false;
+  unsigned restart_rows = 0;
+};
+
+std::string jpeg_of(const Image& from, const JpegWay& way) {
+  jpeg_compress_struct state;
+  jpeg_error_mgr errors;
+  state.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&state);
+  unsigned char* bytes = nullptr;
+  unsigned long size = 0;
+  jpeg_mem_dest(&state, &bytes, &size);
+  state.image_width = static_cast<JDIMENSION>(from.width);
+  state.image_height = static_cast<JDIMENSION>(from.height);
+  state.input_components = from.channels;
+  state.in_color_space = from.channels == 3 ? JCS_RGB : JCS_GRAYSCALE;
+  jpeg_set_defaults(&state);
+  jpeg_set_quality(&state, 88, TRUE);
+  if (from.channels == 3) {
+    state.comp_info[0].h_samp_factor = way.across;
+    state.comp_info[0].v_samp_factor = way.down;
+  }
+  if (way.is_progressive) jpeg_simple_progression(&state);
+  state.restart_in_rows = static_cast<int>(way.restart_rows);
+  jpeg_start_compress(&state, TRUE);
+  while (state.next_scanline < state.image_height) {
+    JSAMPROW row = const_cast<std::uint8_t*>(from.at(static_cast<int>(state.next_scanline), 0));
+    jpeg_write_scanlines(&state, &row, 1);
+  }
+  jpeg_finish_compress(&state);
+  jpeg_destroy_compress(&state);
+  std::string out(reinterpret_cast<const char*>(bytes), size);
+  std::free(bytes);
+  return out;
+}
+
 /// A JPEG with an EXIF segment that says nothing: for the general decoder.
 std::string with_exif(const std::string& bytes) {
   const std::string segment(
@@ -131,6 +174,67 @@ TEST(fast_paths, JpegEqualsTheGeneralDecoder) {
         ASSERT_TRUE(quick.image && general.image) << quick.problem << general.problem;
         EXPECT_EQ(*quick.image, *general.image) << round << ", " << static_cast<int>(channels) << exif;
       }
+  }
+}
+
+TEST(fast_paths, ARegionOfAJpegIsWhatTheWholeOneHasThere) {
+  Rng rng(11);
+  const auto up_to = [&](int most) { return static_cast<int>(rng.below(static_cast<std::uint64_t>(most))); };
+  int taken = 0;
+  for (int round = 0; round < 300; ++round) {
+    const int channels = round % 5 == 0 ? 1 : 3;
+    const Image from = smooth(1 + up_to(90), 1 + up_to(120), channels, static_cast<std::uint64_t>(round));
+    const JpegWay ways[] = {{}, {1, 1}, {2, 1}, {1, 2}, {2, 2, true}, {2, 2, false, 1}, {2, 1, true, 2}};
+    const std::string bytes = jpeg_of(from, ways[static_cast<std::size_t>(round) % std::size(ways)]);
+    const auto whole = decode(bytes).image;
+    ASSERT_TRUE(whole);
+    for (int trial = 0; trial < 8; ++trial) {
+      const int x = up_to(from.width), y = up_to(from.height);
+      const Region region{x, y, 1 + up_to(from.width - x), 1 + up_to(from.height - y)};
+      const Image expected = crop(*whole, region.x, region.y, region.width, region.height);
+      const Decoded part = decode_region(bytes, from.height, from.width, region);
+      ASSERT_TRUE(part.image) << part.problem;
+      ASSERT_EQ(*part.image, expected) << "round " << round << ": " << region.width << "x" << region.height << " at "
+                                       << x << "," << y << " of " << from.width << "x" << from.height;
+      taken += jpeg::decode_region(bytes, from.height, from.width, region).has_value();
+    }
+  }
+  EXPECT_EQ(taken, 300 * 8) << "some were not taken by the quick way";
+}
+
+TEST(fast_paths, ARegionOfAnythingElseIsCutFromTheWhole) {
+  const Image from = smooth(40, 60, 3, 3);
+  const Region region{7, 9, 20, 11};
+  const std::string jpg = encode_jpeg(from, 90);
+  for (const std::string& bytes : {encode_png(from), with_exif(jpg), jpg.substr(0, jpg.size() - 2), jpg + "trailer"}) {
+    EXPECT_FALSE(jpeg::decode_region(bytes, 40, 60, region));
+    const auto whole = decode(bytes).image;
+    const Decoded part = decode_region(bytes, 40, 60, region);
+    ASSERT_EQ(part.image.has_value(), whole.has_value());
+    if (whole) {
+      EXPECT_EQ(*part.image, crop(*whole, 7, 9, 20, 11));
+    }
+  }
+  const Decoded other = decode_region(jpg, 60, 40, region);
+  EXPECT_FALSE(other.image);
+  EXPECT_NE(other.problem.find("60x40"), std::string::npos) << other.problem;
+  EXPECT_FALSE(decode_region("no picture", 40, 60, region).image);
+}
+
+TEST(fast_paths, ARegionOfADamagedJpegIsThatOfTheWholeOneOrTheWholeOneIsNone) {
+  const Image from = smooth(64, 96, 3, 1);
+  const std::string good = encode_jpeg(from, 90);
+  const Region region{20, 24, 30, 16};
+  Rng rng(12);
+  for (int round = 0; round < 500; ++round) {
+    std::string bytes = good;
+    for (int i = 0; i < 3; ++i) bytes[rng.below(bytes.size())] = static_cast<char>(rng.next());
+    const auto part = jpeg::decode_region(bytes, 64, 96, region);
+    if (!part) continue;
+    EXPECT_EQ(part->pixels.size(), 30u * 16u * static_cast<std::size_t>(part->channels));
+    if (const auto whole = jpeg::decode(bytes, 1 << 20)) {
+      EXPECT_EQ(*part, crop(*whole, 20, 24, 30, 16)) << round;
+    }
   }
 }
 

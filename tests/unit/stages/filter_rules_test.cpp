@@ -6,9 +6,10 @@
 #include "base/error.hpp"
 #include "base/rng.hpp"
 #include "image/geometry.hpp"
-#include "stages/filter/real_crops.hpp"
+#include "stages/filter/crop_maker.hpp"
 #include "stages/filter/similarity.hpp"
 #include "stages/filter/verdict.hpp"
+#include "support/fixtures.hpp"
 
 namespace divergen::stages {
 namespace {
@@ -195,6 +196,76 @@ TEST(FilterCrops, BlurringTheWindowEqualsBlurringThePicture) {
               image::crop(expected, box->x, box->y, box->width, box->height))
         << "trial " << trial << " box " << box->x << "," << box->y << " of " << width << "x" << height;
   }
+}
+
+/// A maker of crops reads parts of pictures; what it cuts is what is cut from the whole ones.
+TEST(FilterCrops, MadeFromPartsOfPicturesEqualThoseOfWholeOnes) {
+  const test::TemporaryFolder folder;
+  lvis::Dataset dataset;
+  Rng rng(5);
+  std::vector<image::Image> whole;
+  const auto add_picture = [&](const std::string& name, int height, int width) {
+    image::Image picture(height, width, 3);
+    for (int y = 0; y < height; ++y)
+      for (int x = 0; x < width; ++x)
+        for (int c = 0; c < 3; ++c)
+          picture.at(y, x)[c] =
+              static_cast<std::uint8_t>((x * (3 + c) + y * 5) % 200 + static_cast<int>(rng.below(40)));
+    const bool is_jpeg = name.ends_with(".jpg");
+    const std::string bytes = is_jpeg ? image::encode_jpeg(picture, 90) : image::encode_png(picture);
+    write_file_atomic(folder / name, bytes);
+    whole.push_back(*image::decode(bytes).image);
+    dataset.images.push_back({static_cast<std::int64_t>(whole.size()), height, width, name, false, {}, {}});
+  };
+  add_picture("a.jpg", 150, 210);
+  add_picture("b.png", 70, 60);
+  add_picture("c.jpg", 41, 300);
+  std::vector<CropPlace> places;
+  for (std::size_t picture = 0; picture < whole.size(); ++picture)
+    for (int n = 0; n < 7; ++n) {
+      const int height = whole[picture].height, width = whole[picture].width;
+      std::vector<std::uint8_t> bits(static_cast<std::size_t>(height * width), 0);
+      const auto y0 = static_cast<int>(rng.range(0, height)), x0 = static_cast<int>(rng.range(0, width));
+      for (int y = y0; n != 3 && y < std::min(height, y0 + 25); ++y)
+        for (int x = x0; x < std::min(width, x0 + 19); ++x)
+          bits[static_cast<std::size_t>(y * width + x)] = rng.chance(0.7) || (x == x0 && y == y0) ? 1 : 0;
+      lvis::Annotation a;
+      a.image_id = static_cast<std::int64_t>(picture + 1);
+      a.rle = mask::encode(bits, height, width);
+      places.push_back({1, places.size(), picture});
+      dataset.annotations.push_back(a);
+    }
+  dataset.rebuild_indices();
+  for (const char* shape : {"box", "square"})
+    for (const char* fill : {"blur", "white", "none"}) {
+      config::FilterSettings settings;
+      settings.crop_padding = 6;
+      settings.crop_shape = shape;
+      settings.crop_fill = fill;
+      CropMaker maker(dataset, folder.path(), settings);
+      std::map<std::string, std::int64_t> rejected;
+      for (std::size_t i = 0; i < places.size(); ++i) {
+        if (i == 5) continue;  // places may be left out
+        const auto made = maker.make(places, i, rejected);
+        const mask::Rle mask = dataset.mask_of(i);
+        const bool is_square = settings.crop_shape == "square";
+        auto box = crop_box(mask, is_square ? 0 : 6);
+        ASSERT_EQ(made.has_value(), box.has_value()) << i;
+        if (!box) continue;
+        if (is_square) box = square_box(*box);
+        EXPECT_EQ(*made, filled_crop(whole[places[i].image], mask, *box, crop_fill_of(fill))) << shape << fill << i;
+      }
+      EXPECT_EQ(rejected, (std::map<std::string, std::int64_t>{{kEmptyMask, 3}}));
+    }
+  // Each crop of a picture that cannot be used is counted.
+  write_file_atomic(folder / "a.jpg", image::encode_jpeg(image::Image(150, 200, 3), 90));
+  std::filesystem::remove(folder / "c.jpg");
+  CropMaker maker(dataset, folder.path(), {});
+  std::map<std::string, std::int64_t> rejected;
+  int made = 0;
+  for (std::size_t i = 0; i < places.size(); ++i) made += maker.make(places, i, rejected).has_value();
+  EXPECT_EQ(made, 6);
+  EXPECT_EQ(rejected, (std::map<std::string, std::int64_t>{{kEmptyMask, 3}, {kUnreadablePicture, 12}}));
 }
 
 TEST(FilterCrops, AnEmptyMaskHasNoBox) {
