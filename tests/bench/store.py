@@ -154,7 +154,8 @@ def main():
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
-        os.execv(make_environment(), ["python", __file__, "--inside", *sys.argv[1:]])
+        python = str(make_environment())
+        os.execv(python, [python, __file__, "--inside", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="divergen-store-", dir=os.environ.get("DIVERGEN_BENCH_DIR")) as folder:
         measure(options.program, pathlib.Path(folder), options)
 
