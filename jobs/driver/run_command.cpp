@@ -145,6 +145,7 @@ int run_stages(Options o, const std::string& stage) {
   check_inputs(config, steps);
   const RunLock lock(config.run.dir);
   const stages::RunDirectory dir(config.run.dir);
+  stages::sweep_run_folder(dir);
   write_file_atomic(dir.config(), config::to_toml(config.table, true));
   remove_quietly(dir.stop_file());
   if (stage == "report") return make_report(config);

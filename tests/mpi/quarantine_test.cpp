@@ -313,7 +313,9 @@ TEST_F(Quarantine, RepairMakesExactlyTheRowsThatWereDamaged) {
   for (std::size_t s = 0; s < kShards; ++s) EXPECT_EQ(read_file(dir().shard("generate", s)), good[s]) << s;
   EXPECT_FALSE(std::filesystem::exists(store::kept_rows_file(dir().shard("generate", 4))));
   world().together([&] {
-    if (world().is_root()) EXPECT_TRUE(store::verify_run(folder.path()).problems.empty());
+    if (world().is_root()) {
+      EXPECT_TRUE(store::verify_run(folder.path()).problems.empty());
+    }
   });
 }
 

@@ -98,6 +98,10 @@ Path RunDirectory::shard(const std::string& stage, std::size_t index) const {
   return root_ / stage / name;
 }
 
+std::size_t sweep_run_folder(const RunDirectory& dir) {
+  return sweep_parts(dir.root()) + sweep_parts(dir.root() / "stages") + sweep_parts(dir.root() / "progress");
+}
+
 void write_record(const RunDirectory& dir, const StageRecord& record) {
   DIVERGEN_CHECK(!record.stage.empty() && record.stage.find('/') == std::string::npos, record.stage);
   const Path file = dir.record(record.stage);

@@ -90,6 +90,10 @@ class RunDirectory {
   Path root_;
 };
 
+/// Removes what killed starts left half written beside the run's own files (plan, records, progress); each stage sweeps
+/// its own folder. For who holds the run's lock. Returns how many.
+std::size_t sweep_run_folder(const RunDirectory& dir);
+
 /// Atomically. Throws Error(Io | NoSpace).
 void write_record(const RunDirectory& dir, const StageRecord& record);
 /// Nothing when the stage has not been completed. Throws Error(Data) when the file is damaged.

@@ -71,6 +71,18 @@ TEST_F(Records, ThatAreDamagedAreNamed) {
   }
 }
 
+/// A rank that was killed while it wrote the plan or a stage's record left its part there for good (kill9_generate).
+TEST_F(Records, HalfWrittenOnesOfKilledStartsAreSwept) {
+  write_record(dir_, {.stage = "plan"});
+  make_folder(dir_.root() / "progress");
+  for (const Path& of : {dir_.plan(), dir_.record("generate"), dir_.root() / "progress/generate.json"})
+    write_file_atomic(part_name(of), "half");
+  EXPECT_EQ(sweep_run_folder(dir_), 3u);
+  EXPECT_EQ(sweep_run_folder(dir_), 0u);
+  EXPECT_TRUE(read_record(dir_, "plan")) << "whole files stay";
+  EXPECT_FALSE(std::filesystem::exists(dir_.plan()));
+}
+
 TEST(RunDirectoryPaths, AreAsDocumented) {
   const RunDirectory dir("runs/x");
   EXPECT_EQ(dir.shard("generate", 12), Path("runs/x/generate/shard-000012.h5"));

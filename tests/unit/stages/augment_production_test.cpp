@@ -175,7 +175,9 @@ TEST(self_copy_use, SourcesByRepeatFactorAndScale) {
     for (const SampleObject& object : sample.objects) {
       const bool is_small = object.mask.bits.width <= 3 && object.mask.bits.height <= 3;
       EXPECT_TRUE(is_small || object.mask.bits.width > 3);
-      if (is_small) EXPECT_LE(object.box[2], 6.0F);  // copied to the upper left corner
+      if (is_small) {
+        EXPECT_LE(object.box[2], 6.0F);  // copied to the upper left corner
+      }
     }
   }
   const auto unreadable = [&](int i) { write_file_atomic(world.folder / cat(i, ".png"), "no picture"); };
