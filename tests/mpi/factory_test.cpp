@@ -291,7 +291,7 @@ TEST_F(mpi_factory, RepairMakesTheDamagedRowsAgainWithTheirBits) {
     EXPECT_EQ(hashes(name), expected);
     EXPECT_TRUE(store::verify_run(study_->path(name)).problems.empty());
     for (const std::string& stage : fused ? std::vector<std::string>{"fused"}
-                                         : std::vector<std::string>{"generate", "annotate", "filter.scores"}) {
+                                          : std::vector<std::string>{"generate", "annotate", "filter.scores"}) {
       std::int64_t made = 0;
       for (const RankShare& share : read_record(dir, stage)->ranks) made += share.items;
       EXPECT_EQ(made, 1) << stage << ": only the damaged row is made";
