@@ -95,14 +95,14 @@ class Remains {
       const h5::ReadOnly file(path_);
       heap_.resize(chunks_.size);
       h5::read_chunked(file.get(), chunks_, 0, chunks_.size, heap_.data(), path_);
-      std::string piece(chunks_.chunk + 4, '\0');
+      std::string piece(chunks_.chunk + kFletcher32Bytes, '\0');
       h5::Reader::Chunks whole = chunks_;  // each with its checksum
       for (const std::uint64_t address : chunks_.address) {
         whole.address = {address};
         whole.chunk = whole.size = piece.size();
         h5::read_chunked(file.get(), whole, 0, piece.size(), piece.data(), path_);
         std::uint32_t sum = 0;
-        for (std::size_t i = 0; i < 4; ++i)
+        for (std::size_t i = 0; i < kFletcher32Bytes; ++i)
           sum |= static_cast<std::uint32_t>(static_cast<unsigned char>(piece[chunks_.chunk + i])) << (8 * i);
         if (sum != fletcher32(std::string_view(piece).substr(0, chunks_.chunk)))
           h5::damaged(path_, "heap", "its checksum does not fit");

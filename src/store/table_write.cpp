@@ -35,8 +35,6 @@ constexpr std::uint64_t kChunkBytes = 1 << 20;  // one checksum covers this much
 constexpr std::uint64_t kMostChunks = 256;  // ... or more in a large heap: finding a chunk takes HDF5 a walk over all
 constexpr std::uint64_t kFull = 1 << 20;    // with less than this free, a failed write is put down to the full device
 
-constexpr std::size_t kSumBytes = 4;  // of Fletcher32
-
 constexpr std::uint64_t kEarly = 8 << 20;  // bytes after which the disk is set to work
 
 class Writer {
@@ -82,13 +80,13 @@ class Writer {
     const hsize_t chunk = pieces == 1 ? std::max<hsize_t>(size, 1) : ((size + pieces - 1) / pieces + 63) / 64 * 64;
     h5::Handle id = create_dataset<std::uint8_t>(name, size, chunk);
     std::string piece;
-    piece.reserve(chunk + kSumBytes);
+    piece.reserve(chunk + kFletcher32Bytes);
     hsize_t at = 0, started = 0;
     const h5::ReadOnly disk(path_);
     const auto put = [&] {
       piece.resize(chunk);  // the last one is padded with zeros
       const std::uint32_t sum = fletcher32(piece);
-      for (std::size_t i = 0; i < kSumBytes; ++i) piece.push_back(static_cast<char>(sum >> (8 * i)));
+      for (std::size_t i = 0; i < kFletcher32Bytes; ++i) piece.push_back(static_cast<char>(sum >> (8 * i)));
       check(H5Dwrite_chunk(id.get(), H5P_DEFAULT, 0, &at, piece.size(), piece.data()), name);
       piece.clear();
       at += chunk;
@@ -250,7 +248,7 @@ class HeapCheck {
   /// Where the heap lies: each piece with its checksum.
   std::vector<Span> spans() const {
     std::vector<Span> out;
-    for (const std::uint64_t begin : chunks_.address) out.push_back({begin, chunks_.chunk + kSumBytes});
+    for (const std::uint64_t begin : chunks_.address) out.push_back({begin, chunks_.chunk + kFletcher32Bytes});
     return out;
   }
 

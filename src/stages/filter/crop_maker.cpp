@@ -25,10 +25,13 @@ CropMaker::CropMaker(const lvis::Dataset& dataset, Path pictures, const config::
 std::optional<image::Image> CropMaker::make(std::span<const CropPlace> places, std::size_t i,
                                             std::map<std::string, std::int64_t>& rejected) {
   DIVERGEN_CHECK(i < places.size(), i, " of ", places.size());
-  const CropPlace* const place = &places[i];
-  if (begin_ == nullptr || place < begin_ || place >= begin_ + cuts_.size()) read(places, i);
-  const Cut& cut = cuts_[static_cast<std::size_t>(place - begin_)];
-  if (!cut.box) {
+  const auto is_it = [&](const Cut& one) { return one.annotation == places[i].annotation; };
+  auto cut = std::find_if(cuts_.begin(), cuts_.end(), is_it);
+  if (cut == cuts_.end()) {
+    read(places, i);
+    cut = cuts_.begin();
+  }
+  if (!cut->box) {
     ++rejected[kEmptyMask];
     return std::nullopt;
   }
@@ -36,11 +39,11 @@ std::optional<image::Image> CropMaker::make(std::span<const CropPlace> places, s
     ++rejected[kUnreadablePicture];
     return std::nullopt;
   }
-  return filled_crop(*part_, at_, cut.mask, *cut.box, fill_);
+  return filled_crop(*part_, at_, cut->mask, *cut->box, fill_);
 }
 
 CropMaker::Cut CropMaker::cut_of(const CropPlace& place) const {
-  Cut cut{dataset_.mask_of(dataset_.annotations[place.annotation]), std::nullopt};
+  Cut cut{place.annotation, dataset_.mask_of(place.annotation), std::nullopt};
   cut.box = crop_box(cut.mask, padding_);
   if (cut.box && is_square_) cut.box = square_box(*cut.box);
   return cut;
@@ -48,7 +51,6 @@ CropMaker::Cut CropMaker::cut_of(const CropPlace& place) const {
 
 void CropMaker::read(std::span<const CropPlace> places, std::size_t first) {
   const lvis::ImageRecord& record = dataset_.images[places[first].image];
-  begin_ = &places[first];
   cuts_.clear();
   part_.reset();
   std::optional<CropBox> needed;

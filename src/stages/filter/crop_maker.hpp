@@ -31,6 +31,7 @@ class CropMaker {
  private:
   /// A place of the picture at hand.
   struct Cut {
+    std::size_t annotation;
     mask::Rle mask;
     std::optional<CropBox> box;  // nothing: an empty mask
   };
@@ -42,10 +43,9 @@ class CropMaker {
   bool is_square_;
   std::int64_t padding_;
   CropFill fill_;
-  const CropPlace* begin_ = nullptr;  // of the places whose cuts are ready
-  std::vector<Cut> cuts_;
+  std::vector<Cut> cuts_;  // of places that lie one after another in one picture
   CropBox at_;
-  std::optional<image::Image> part_;
+  std::optional<image::Image> part_;  // of that picture
 };
 
 }  // namespace divergen::stages

@@ -43,16 +43,15 @@ CropBox grown(const CropBox& box, int by, int height, int width) {
   return inside({box.x - by, box.y - by, box.width + 2 * by, box.height + 2 * by}, height, width);
 }
 
-/// What the pixels of a box that lies in the picture become where there is no object. `part` of a picture of this size
-/// begins at `at`.
-image::Image filling_of(const image::Image& part, const CropBox& at, int height, int width, const CropBox& box,
+/// What the pixels of a box that lies in the picture become where there is no object. `part` of the picture begins at
+/// `at`; `outer`: the box and what the blur needs around it.
+image::Image filling_of(const image::Image& part, const CropBox& at, const CropBox& box, const CropBox& outer,
                         CropFill fill) {
   if (fill == CropFill::None) return image::crop(part, box.x - at.x, box.y - at.y, box.width, box.height);
   if (fill != CropFill::Blur)
     return image::Image(box.height, box.width, part.channels, fill == CropFill::White ? 255 : 0);
   // The blur needs kBlur/2 px around the box. Where the picture ends before that, its border is reflected as the
   // whole picture's would be; where it does not, the reflection falls into the margin that is cut off.
-  const CropBox outer = grown(box, kBlur / 2, height, width);
   const image::Image around = image::crop(part, outer.x - at.x, outer.y - at.y, outer.width, outer.height);
   return image::crop(image::box_blur(around, kBlur), box.x - outer.x, box.y - outer.y, box.width, box.height);
 }
@@ -101,7 +100,7 @@ image::Image filled_crop(const image::Image& part, const CropBox& at, const mask
   DIVERGEN_CHECK(part.height == at.height && part.width == at.width && at.x <= needed.x && at.y <= needed.y &&
                      at.x + at.width >= needed.x + needed.width && at.y + at.height >= needed.y + needed.height,
                  "the part of the picture does not hold what the crop needs");
-  const image::Image filling = filling_of(part, at, height, picture_width, inner, fill);
+  const image::Image filling = filling_of(part, at, inner, needed, fill);
   const std::vector<std::uint8_t> is_object = mask_inside(mask, inner);
   const auto width = static_cast<std::size_t>(inner.width);
   for (int y = 0; y < inner.height; ++y) {
